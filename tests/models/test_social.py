@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,10 @@ from scipy import sparse
 from tests.models.planted import checkerboard
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
+from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.data.learned_links import link_columns
 from zhiyin.models.als import ALS
 from zhiyin.models.loading import load
 from zhiyin.models.neighbors import ItemKNN
@@ -114,6 +118,65 @@ def test_equals_its_definition(walk: int, followers: float, base: str) -> None:
     np.testing.assert_allclose(model.score(data.histories), scores, rtol=1e-4, atol=1e-5)
 
 
+def with_links_of_now(histories: Histories, columns: list[dict[str, list[Any]] | None]) -> Histories:
+    names = sorted({name for one in columns if one for name in one})
+    features = pl.DataFrame({name: [None if one is None else one.get(name) for one in columns] for name in names})
+    return dataclasses.replace(histories, features=features)
+
+
+def columns_of_links(data: Dataset) -> list[dict[str, list[Any]] | None]:
+    """What the service says of the users of a data set whose links did not change."""
+    learned = Catalogue.of(data).learned_links
+    assert learned is not None
+    return [link_columns(learned.friends(code), learned.followers(code)) for code in range(data.n_users)]
+
+
+@pytest.mark.parametrize("walk", [1, 3])
+@pytest.mark.parametrize("followers", [0.0, 0.4])
+def test_links_that_did_not_change_give_the_same_scores_as_those_of_training(walk: int, followers: float) -> None:
+    data = linked_shop(3)
+    model = Friends(base="itemknn", walk=walk, followers=followers, k_neighbors=7).fit(data, ONE)
+    live = with_links_of_now(data.histories, columns_of_links(data))
+    np.testing.assert_allclose(model.score(live, ONE), model.score(data.histories, ONE), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("walk", [1, 3])
+def test_links_that_changed_give_the_scores_of_a_model_that_has_learned_them(walk: int) -> None:
+    """Of the user whose links changed, as far as the ties of others do not depend on that user's."""
+    data = linked_shop(3)
+    assert data.links is not None
+    raw = data.links.with_columns(
+        pl.Series(name, data.user_ids.raw(data.links[name].to_numpy())) for name in ("user", "other")
+    )
+    user = "u5"
+    changed = pl.concat([raw.filter(pl.col("user") != user), pl.DataFrame(
+        {"user": [user] * 3, "other": ["u1", "u2", "u30"], "weight": [2.0, 1.0, 0.5]}, schema=raw.schema)])  # fmt: skip
+    settings: dict[str, Any] = {"base": "itemknn", "walk": walk, "followers": 0.0, "common": 0.0}
+    old = Friends(**settings).fit(data, ONE)
+    new = Friends(**settings).fit(shop(3, 60, links=changed), ONE)
+    code = int(data.user_ids.encode([user])[0])
+    history = data.histories.rows(code, code + 1)
+    columns = link_columns({"u1": 2.0, "u2": 1.0, "u30": 0.5, "somebody unknown": 3.0}, {})
+    before = old.score(history, ONE)
+    now = old.score(with_links_of_now(history, [columns]), ONE)
+    np.testing.assert_allclose(now, new.score(history, ONE), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(now, before)
+
+
+def test_a_user_unknown_to_training_is_answered_from_their_links_of_now() -> None:
+    data = planted()
+    model = Friends(base="itemknn").fit(data)
+    stranger = Histories.of(np.array([0, 0]), np.zeros(0, np.int32))
+    rows = with_links_of_now(
+        Histories.of(np.zeros(3, np.int64), np.zeros(0, np.int32)), [None, link_columns({"bob": 1.0}, {})]
+    )
+    nothing, friends = model.score(rows)
+    np.testing.assert_array_equal(nothing, model.score(stranger)[0])
+    had = data.matrix("binary")[data.user_ids.encode(["bob"])].toarray()[0] > 0
+    assert (friends[had] > 0).all()
+    assert (friends[~had] == 0).all()
+
+
 def test_friends_alone_and_own_taste_alone() -> None:
     data = linked_shop(4)
     alone = Friends(alpha=0.0, k_neighbors=1000).fit(data)
@@ -141,9 +204,8 @@ def test_only_the_likeliest_people_are_kept() -> None:
 
 @given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)))
 def test_overlap_of_sorted_rows(one: set[int], other: set[int]) -> None:
-    ids = np.array([*sorted(one), *sorted(other)], dtype=np.int32)
-    a, b = len(one), len(one) + len(other)
-    assert _overlap(ids, 0, a, a, b) == len(one & other)
+    rows = (np.array(sorted(ids), dtype=np.int32) for ids in (one, other))
+    assert _overlap(*rows) == len(one & other)
 
 
 @given(st.integers(2, 12), st.integers(0, 2**20), st.integers(1, 4), st.sampled_from([0.0, 0.5, 0.9]))

@@ -176,6 +176,36 @@ PUT_USERS = Endpoint(
     row_results=True, description=_PUT_MANY,
 )  # fmt: skip
 
+# -- links between users ----------------------------------------------------------------------------------------------
+
+GET_LINKS = Endpoint(
+    "get_links", "GET", "/v1/users/{key}/links", scope="read", tags=("links",),
+    query=requests.LinksQuery, response=responses.UserLinkList,
+    description="Whom a user is linked to, or who is linked to them, the strongest first.",
+)  # fmt: skip
+PUT_LINK = Endpoint(
+    "put_link", "PUT", "/v1/users/{key}/links/{other}", scope="events", tags=("links",),
+    body=requests.LinkBody, response=responses.LinkResult,
+    description="Link a user to another one: they follow, or befriend them. A link has one direction; a friendship is "
+    "two. It\ncounts in the very next answer, and in the next training.",
+)  # fmt: skip
+DELETE_LINK = Endpoint(
+    "delete_link", "DELETE", "/v1/users/{key}/links/{other}", scope="events", tags=("links",),
+    response=responses.LinkResult,
+    description="Remove a link, also one that the training data has.",
+)  # fmt: skip
+PUT_LINKS = Endpoint(
+    "put_links", "POST", "/v1/links", scope="events", tags=("links",),
+    body=RawBody(requests.link_lines_schemas), response=responses.ImportResult, row_results=True,
+    description="Many links, a line each; weight null removes one. Of a pair the last line counts.",
+)  # fmt: skip
+SUGGESTED_USERS = Endpoint(
+    "suggested_users", "GET", "/v1/users/{key}/suggested", scope="read", tags=("links", "lists"),
+    query=requests.SuggestedQuery, response=responses.SuggestedUsers,
+    description="People a user may know: those whom the user's friends are linked to, each friend worth the less, the "
+    "more links\nthey have.",
+)  # fmt: skip
+
 # -- placements -------------------------------------------------------------------------------------------------------
 
 LIST_PLACEMENTS = Endpoint(

@@ -27,6 +27,7 @@ from zhiyin.core.limits import (
     MAX_ITEMS,
     MAX_KIND_CHARS,
     MAX_LIFETIME_MICROSECONDS,
+    MAX_LINK_WEIGHT,
 )
 from zhiyin.core.page_tokens import MAX_LIFETIME_SECONDS
 from zhiyin.core.text_validation import text
@@ -141,6 +142,21 @@ class EventBody(Body):
     value: Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
     id: Id | None = None
     list_id: Id | None = None
+
+
+LinkWeight = Annotated[Number, Field(gt=0, le=MAX_LINK_WEIGHT)]
+
+
+class LinkBody(Body):
+    weight: LinkWeight = 1.0
+
+
+class LinkLine(Body):
+    """A link of `user` to `other`; weight null: it is removed."""
+
+    user: Id
+    other: Id
+    weight: LinkWeight | None = 1.0
 
 
 class BoostBody(Body):
@@ -502,6 +518,14 @@ def lines_schemas(table: str) -> dict[str, dict[str, Any]]:
     }}  # fmt: skip
 
 
+def link_lines_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schema of many links, a line each, as an array of what stands in a line; by media type."""
+    return {"application/x-ndjson": {
+        "type": "array", "minItems": 1, "maxItems": MAX_LINES_PER_REQUEST, "items": LinkLine.model_json_schema(),
+        "description": 'a line each, such as {"user": "u1", "other": "u2", "weight": 1}; weight null: removed',
+    }}  # fmt: skip
+
+
 # -- queries of addresses ---------------------------------------------------------------------------------------------
 
 
@@ -576,6 +600,15 @@ class RecommendQuery(Query):
     language: Language = "en"
     fields: _FieldsText = ""
     page: _NextPage = None
+
+
+class LinksQuery(Query):
+    direction: Literal["from", "to"] = "from"
+    most: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+
+
+class SuggestedQuery(Query):
+    k: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = 10
 
 
 class HistoryQuery(Query):

@@ -151,6 +151,41 @@ class SimilarUsers(ResponseModel):
     next: str | None
 
 
+class UserLink(ResponseModel):
+    user: str
+    weight: Number
+
+
+class UserLinkList(ResponseModel):
+    """links: of `user`, or to `user`, as `direction` says; the strongest first."""
+
+    user: str
+    direction: str = Field(pattern="^(from|to)$")
+    links: list[UserLink]
+
+
+class LinkResult(ResponseModel):
+    """changed: whether it was not so already."""
+
+    user: str
+    other: str
+    changed: bool
+
+
+class SuggestedUser(ResponseModel):
+    """common: friends in common; via: up to three of them."""
+
+    user: str
+    score: Number
+    common: int = Field(ge=1)
+    via: list[str]
+
+
+class SuggestedUsers(ResponseModel):
+    user: str
+    users: list[SuggestedUser]
+
+
 class HistoryEvent(ResponseModel):
     id: str
     item: str

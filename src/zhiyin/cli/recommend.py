@@ -97,6 +97,7 @@ def recommend(
         None if catalogue is None else catalogue.items,
         None if catalogue is None else catalogue.users,
         kinds=() if catalogue is None else catalogue.kinds,
+        links=None if catalogue is None else catalogue.learned_links,
         run=Run(threads=threads),
         **settings,
     )

@@ -74,6 +74,7 @@ from zhiyin.client.experiment_calls import (
     stop_experiment,
 )
 from zhiyin.client.key_calls import PageKey, PageToken, add_key, list_keys, page_token, revoke_key
+from zhiyin.client.link_calls import delete_link, get_links, put_link, put_links, suggested_users
 from zhiyin.client.list_calls import (
     covisits,
     get_list,
@@ -138,6 +139,7 @@ __all__ = [
     "decide",
     "delete_experiment",
     "delete_item",
+    "delete_link",
     "delete_placement",
     "delete_user",
     "event",
@@ -147,6 +149,7 @@ __all__ = [
     "freeze_policy",
     "get_experiment",
     "get_item",
+    "get_links",
     "get_list",
     "get_placement",
     "get_policy",
@@ -171,6 +174,8 @@ __all__ = [
     "put_experiment",
     "put_item",
     "put_items",
+    "put_link",
+    "put_links",
     "put_placement",
     "put_schema",
     "put_user",
@@ -189,6 +194,7 @@ __all__ = [
     "similar",
     "similar_users",
     "stop_experiment",
+    "suggested_users",
     "trending",
     "unfreeze_policy",
     "whatif",

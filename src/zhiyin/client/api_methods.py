@@ -18,6 +18,7 @@ from zhiyin.client import (
     event_calls,
     experiment_calls,
     key_calls,
+    link_calls,
     list_calls,
     policy_calls,
 )
@@ -91,6 +92,12 @@ class Methods:
     get_user = method(catalog_calls.get_user)
     delete_user = method(catalog_calls.delete_user)
     put_users = method(catalog_calls.put_users)
+
+    put_link = method(link_calls.put_link)
+    delete_link = method(link_calls.delete_link)
+    put_links = method(link_calls.put_links)
+    get_links = method(link_calls.get_links)
+    suggested_users = method(link_calls.suggested_users)
 
     whatif = method(admin_calls.whatif)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from zhiyin.api import endpoints
@@ -81,11 +81,19 @@ def _read_items(body: Any) -> Page[Item]:
 
 
 def _write_many(endpoint: Endpoint, rows: Iterable[tuple[str, Columns | None]]) -> CallSequence[WriteResult]:
+    return write_lines(
+        endpoint, ({"id": key, "columns": columns if columns is None else dict(columns)} for key, columns in rows)
+    )
+
+
+def write_lines(endpoint: Endpoint, rows: Iterable[Mapping[str, Any]]) -> CallSequence[WriteResult]:
+    """Send rows as lines of JSON, in requests of bounded size."""
+
     def calls() -> Iterator[Call[tuple[int, WriteResult]]]:
         lines: list[bytes] = []
         size = 0
-        for key, columns in rows:
-            line = as_json({"id": key, "columns": columns if columns is None else dict(columns)}) + b"\n"
+        for row in rows:
+            line = as_json(row) + b"\n"
             if lines and (len(lines) == MAX_ROWS_PER_REQUEST or size + len(line) > MAX_BYTES_PER_REQUEST):
                 yield build_call(lines)
                 lines, size = [], 0

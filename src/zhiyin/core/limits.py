@@ -19,3 +19,5 @@ MAX_ITEMS, MAX_IDS = 1_000, 10_000
 EARLIEST, LATEST = 31_536_000 * SECOND, 5_000_000_000 * SECOND
 # How long a key may live, microseconds.
 MAX_LIFETIME_MICROSECONDS = 100 * UNITS["y"]
+# The largest weight of a link between users.
+MAX_LINK_WEIGHT = 1e6

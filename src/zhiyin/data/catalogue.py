@@ -14,6 +14,8 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.ids import Ids
+from zhiyin.data.learned_links import LearnedLinks
 
 FOLDER = "catalogue"
 # Names of category columns, the likeliest first.
@@ -29,28 +31,39 @@ class Catalogue:
     """Items and users with their columns, `id` first; kinds: names of event kinds by code.
 
     schema: types of the columns, as they were learned; left out, learned from the frames.
+    links: as `Dataset.links`, in codes of `users`; None: there are none.
     """
 
     items: pl.DataFrame
     users: pl.DataFrame
     kinds: tuple[str, ...] = ()
     schema: CatalogueSchema | None = None
+    links: pl.DataFrame | LearnedLinks | None = None
 
     @classmethod
     def of(cls, data: Dataset) -> Catalogue:
         learned = CatalogueSchema.of(data.items, data.users)
-        return cls(data.items, data.users, tuple(data.kinds), learned.with_types(data.types))
+        return cls(data.items, data.users, tuple(data.kinds), learned.with_types(data.types), data.links)
 
     @property
     def types(self) -> CatalogueSchema:
         """Types of the columns."""
         return CatalogueSchema.of(self.items, self.users) if self.schema is None else self.schema
 
+    @property
+    def learned_links(self) -> LearnedLinks | None:
+        """The links by user; None where there are none."""
+        if isinstance(self.links, pl.DataFrame):
+            return LearnedLinks.of(self.links, Ids(self.users["id"]))
+        return self.links
+
     def save(self, folder: Path) -> None:
         """Write it into a folder of models, atomically; an older one is replaced."""
         with whole_folder(folder / FOLDER) as draft:
             for name, frame in (("items", self.items), ("users", self.users)):
                 frame.write_ipc(draft / f"{name}.arrow")
+            if self.links is not None:
+                LearnedLinks.save(self.links if isinstance(self.links, pl.DataFrame) else self.links.frame(), draft)
             (draft / "kinds.json").write_text(json.dumps(list(self.kinds)) + "\n")
             (draft / "schema.json").write_text(json.dumps(self.types.state(), ensure_ascii=False) + "\n", "utf-8")
 
@@ -64,7 +77,8 @@ class Catalogue:
             items, users = (pl.read_ipc(path / f"{name}.arrow") for name in ("items", "users"))
             kinds, types = tuple(json.loads((path / "kinds.json").read_text())), path / "schema.json"
             schema = CatalogueSchema.from_state(json.loads(types.read_text("utf-8"))) if types.is_file() else None
-            return cls(items, users, kinds, schema)
+            links = LearnedLinks.load(path, Ids(users["id"])) if "id" in users.columns else None
+            return cls(items, users, kinds, schema, links)
         except (ConfigError, OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
             raise DataError(f"the catalogue is damaged ({error})", file=path, remedy="zhiyin train") from None
 

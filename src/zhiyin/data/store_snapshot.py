@@ -1,7 +1,7 @@
 """The content of a service's store, merged with that of the files, so that models are trained on one log.
 
-An event that is in the store and in a file counts once. Columns of the store overlay those of the files. Users who were
-forgotten are removed from events that are older than that.
+An event that is in the store and in a file counts once. Columns of the store overlay those of the files, and so do its
+links. Users who were forgotten are removed from events that are older than that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from zhiyin.data.ids import whole_numbers
 from zhiyin.data.quarantine import empty_quarantine
 
 _KEY = ("user", "item", "time", "kind")
+_PAIR = ["user", "other"]
 # Rows of columns that are read at once.
 ROWS_PER_CHUNK = 50_000
 
@@ -114,6 +115,7 @@ class StoreSnapshot:
         in `events` and are removed. Detected by a counter of the store, not by a clock. None: nobody was.
     position: how much of the store `events` are: all up to a sequence number. None: they are of no store.
     quarantine: events of the store that are set aside, as `Dataset.quarantine` has them.
+    links: `user`, `other` (texts), `weight` (null: the link was removed), a pair once.
     """
 
     events: pl.DataFrame
@@ -126,6 +128,9 @@ class StoreSnapshot:
     quarantine: pl.DataFrame = dataclasses.field(default_factory=empty_quarantine)
     first: CatalogueSchema = dataclasses.field(default_factory=CatalogueSchema)
     declared: CatalogueSchema = dataclasses.field(default_factory=CatalogueSchema)
+    links: pl.DataFrame = dataclasses.field(
+        default_factory=lambda: pl.DataFrame(schema={"user": pl.String, "other": pl.String, "weight": pl.Float64})
+    )
 
 
 @dataclasses.dataclass
@@ -165,7 +170,8 @@ def merge_snapshot(
         users=None if files.users is None else snapshot.declared.shaped("users", files.users),
     )
     files, snapshot = _forget(files, snapshot, notes)
-    user = _id_type(snapshot.events["user"], snapshot.users.ids,
+    described = pl.concat([snapshot.users.ids.alias("id"), *(one.alias("id") for one in _link_ids(snapshot.links))])
+    user = _id_type(snapshot.events["user"], described,
                  [files.events["user"], *_ids(files.users), *_link_ids(files.links)])  # fmt: skip
     item = _id_type(snapshot.events["item"], snapshot.items.ids, [files.events["item"], *_ids(files.items)])
     new = snapshot.events.with_columns(
@@ -176,7 +182,7 @@ def merge_snapshot(
         events,
         _overlay(files.items, snapshot.items.columns("items", types), item),
         _overlay(files.users, snapshot.users.columns("users", types), user),
-        files.links,
+        _overlay_links(files.links, snapshot.links, user),
         stored,
     )
     return whole, _cast(snapshot.hidden, item), types, notes
@@ -187,7 +193,7 @@ def _forget(files: FileData, snapshot: StoreSnapshot, notes: list[str]) -> tuple
     if snapshot.forgotten is None:
         return files, snapshot
     columns = [files.events["user"], *_ids(files.users), *_link_ids(files.links), snapshot.events["user"]]
-    columns.append(snapshot.users.ids)
+    columns += [snapshot.users.ids, *_link_ids(snapshot.links)]
     texts = pl.concat([column.unique().cast(pl.String).alias("id") for column in columns]).unique()
     forgotten = pl.DataFrame({"id": texts, "moment": snapshot.forgotten(texts)}).filter(pl.col("moment") > 0)
     if forgotten.is_empty():
@@ -209,6 +215,10 @@ def _forget(files: FileData, snapshot: StoreSnapshot, notes: list[str]) -> tuple
             snapshot,
             events=snapshot.events.filter(_forgotten_times(snapshot.events["user"], late) == 0),
             users=snapshot.users.filter(_forgotten_times(snapshot.users.ids, late) == 0),
+            links=snapshot.links.filter(
+                (_forgotten_times(snapshot.links["user"], late) == 0)
+                & (_forgotten_times(snapshot.links["other"], late) == 0)
+            ),
         )
     return FileData(files.events.filter(~old), files.items, users, links), snapshot
 
@@ -309,6 +319,24 @@ def _overlay(files: pl.DataFrame | None, overlay: Columns, dtype: pl.DataType) -
             top = top.zip_with(present, below)
         both = both.with_columns(top.alias(name))
     return both.select(*files.columns, *(name for name in names if name not in files.columns))
+
+
+def _overlay_links(files: pl.DataFrame | None, stored: pl.DataFrame, dtype: pl.DataType) -> pl.DataFrame | None:
+    """The links of the files, where those of the store, removed ones too, replace them."""
+    if stored.is_empty():
+        return files
+    ids = {name: whole_numbers(stored[name], dtype) if dtype.is_integer() else stored[name] for name in _PAIR}
+    stored = stored.select(pl.Series(name, column) for name, column in ids.items()).with_columns(
+        stored["weight"].cast(pl.Float32)
+    )
+    present = stored.filter(pl.col("weight").is_not_null() & pl.all_horizontal(pl.col(*_PAIR).is_not_null()))
+    if files is None:
+        return present if len(present) else None
+    if "weight" not in files.columns:
+        files = files.unique(_PAIR, maintain_order=True).with_columns(weight=pl.lit(1.0, pl.Float32))
+    files = files.with_columns(pl.col(*_PAIR).cast(dtype, strict=False), pl.col("weight").cast(pl.Float32))
+    rest = files.join(stored, on=_PAIR, how="anti", maintain_order="left")
+    return pl.concat([rest.select(*_PAIR, "weight"), present.select(*_PAIR, "weight")])
 
 
 def _common_type(below: pl.Series, top: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -45,6 +45,8 @@ class Recommender(Parameterized):
 
     # Whether `_score` handles histories without a positive event; otherwise these get the popular items.
     scores_empty_histories: ClassVar[bool] = False
+    # Whether it reads the columns of a user's links; see `data.learned_links.link_columns`.
+    reads_links: ClassVar[bool] = False
     # Whether several processes can train it together, each on shards of its own: `zhiyin.read_shards`.
     trains_from_shards: ClassVar[bool] = False
     # Learned attributes that are neither arrays nor numbers: `_write_parts` and `_read_parts` store them.

@@ -15,6 +15,8 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.data.ids import Ids
+from zhiyin.data.learned_links import FOLLOWER_WEIGHTS, FOLLOWERS, FRIEND_WEIGHTS, FRIENDS
 from zhiyin.models.item_to_item import keep_largest, score_by_table, to_csr
 from zhiyin.models.loading import load as load_model
 from zhiyin.models.recommender import Recommender, has_positive_event
@@ -40,7 +42,9 @@ class Friends(Recommender):
       Where one part has no positive score, the other counts alone.
 
     Links are a feature of the user outside of the history: they are learned from the training data and looked up by
-    `Histories.users`. A user without events but with friends gets the items of the friends, one with neither gets
+    `Histories.users`. Where `Histories.features` has the columns of `data.learned_links.link_columns`, as of a user of
+    the service, these are the user's links as of now, and the first step of the walk goes along them. A user without
+    events but with friends gets the items of the friends, one with neither gets
     popular items. Links do not affect item similarities.
 
     People as items: with `people`, users are recommended to users, and nobody to themselves. On a log of who follows
@@ -50,7 +54,10 @@ class Friends(Recommender):
     """
 
     scores_empty_histories: ClassVar[bool] = True
+    reads_links: ClassVar[bool] = True
     _parts: ClassVar[tuple[str, ...]] = ("base_",)
+    # CSR float32[n_users, n_users], rows sum to 1; None: of a model that was saved before links could change.
+    ties_: ClassVar[sparse.csr_matrix | None] = None
 
     base: str = param("als", "model of the user's own taste, such as als:factors=128, ease or itemknn")
     alpha: float = param(0.8, "weight of the own taste; 0: friends alone", at_least=0, at_most=1, tune=(0.0, 1.0))
@@ -83,6 +90,7 @@ class Friends(Recommender):
         ties = _ties(links, user_items, self.followers, self.shared, self.common, run)
         self.base_ = parse(self.base).fit(data, run)
         item_weights = np.maximum(np.bincount(user_items.indices, minlength=data.n_items), 1) ** -float(self.popularity)
+        self.ties_ = ties  # type: ignore[misc]
         self.reach_ = _reach(ties, self.walk, self.restart, self.k_neighbors, run)
         self.had_ = sparse.csr_matrix(
             (
@@ -118,6 +126,7 @@ class Friends(Recommender):
         user_codes = np.where(in_training, histories.users, 0)
         rows = self.reach_[user_codes]
         rows.data[~np.repeat(in_training, np.diff(rows.indptr))] = 0
+        rows = self._with_links_of_now(rows, histories, user_codes, in_training)
         friends = score_by_table(rows, self.had_, run)
         scores = self.base_.score(histories, run)
         scores[~has_positive_event(histories)] = 0
@@ -134,6 +143,46 @@ class Friends(Recommender):
 
         for_chunks(work, len(scores), run)
         return scores
+
+    def _with_links_of_now(
+        self, rows: sparse.csr_matrix, histories: Histories, user_codes: np.ndarray, in_training: np.ndarray
+    ) -> sparse.csr_matrix:
+        """The rows of reach, where links of now that `Histories.features` has replace those of the training data."""
+        features, ties = histories.features, self.ties_
+        if features is None or ties is None or FRIENDS not in features.columns:
+            return rows
+        current = np.flatnonzero(features[FRIENDS].is_not_null().to_numpy())
+        live = [
+            self._reach_of_now(ties, histories, int(at), int(user_codes[at]) if in_training[at] else -1)
+            for at in current
+        ]
+        rows.data[np.isin(np.repeat(np.arange(len(in_training)), np.diff(rows.indptr)), current)] = 0
+        if not live:
+            return rows
+        owner = np.repeat(current, [len(people) for people, _ in live])
+        people, mass = (np.concatenate(parts) for parts in zip(*live))
+        return rows + sparse.csr_matrix((mass, (owner, people)), shape=rows.shape, dtype=np.float32)
+
+    def _reach_of_now(
+        self, ties: sparse.csr_matrix, histories: Histories, at: int, user: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """People and mass of a user's walk, by their links of now. user: code of the training data, or -1."""
+        links = _links_of_now(histories, at, self._context().user_ids, self.followers)
+        people = np.array(sorted(code for code, weight in links.items() if weight > 0 and code != user), np.int32)
+        weights = np.array([links[code] for code in people.tolist()], np.float32)
+        items = histories.rows(at, at + 1).entries(self.had_.shape[1]).indices.astype(self.had_.indices.dtype)
+        _weigh_ties(
+            people.astype(ties.indices.dtype), weights, items, ties.indptr, ties.indices, self.had_.indptr,
+            self.had_.indices, np.float32(self.shared), np.float32(self.common),
+        )  # fmt: skip
+        n = ties.shape[0]
+        k = min(self.k_neighbors, max(1, n - 1)) + 1
+        reached, mass = np.full(k, -1, np.int32), np.zeros(k, np.float32)
+        _walk(
+            user, people.astype(ties.indices.dtype), weights, ties.indptr, ties.indices, ties.data, self.walk,
+            np.float32(self.restart), np.zeros(n + 1, np.float32), np.empty(n + 1, np.int32), reached, mass,
+        )  # fmt: skip
+        return reached[reached >= 0], mass[reached >= 0]
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return self.base_._similar(items, run)
@@ -170,6 +219,21 @@ def _ties(
     return sparse.csr_matrix((weight, ties.indices, ties.indptr), shape=ties.shape)
 
 
+def _links_of_now(histories: Histories, at: int, ids: Ids, followers: float) -> dict[int, float]:
+    """a(u, v) by the code of v, of the user of one history; see `Friends`."""
+    features = histories.features
+    assert features is not None
+    row = features.row(at, named=True)
+    weights: dict[int, float] = {}
+    for name, weight_name, factor in ((FRIENDS, FRIEND_WEIGHTS, 1.0), (FOLLOWERS, FOLLOWER_WEIGHTS, followers)):
+        others = row.get(name) or []
+        values = row.get(weight_name) or [1.0] * len(others)
+        for code, value in zip(ids.encode(others).tolist() if others else [], values):
+            if code >= 0 and factor > 0:
+                weights[code] = weights.get(code, 0.0) + factor * value
+    return weights
+
+
 def _reach(ties: sparse.csr_matrix, steps: int, restart: float, k: int, run: Run) -> sparse.csr_matrix:
     """CSR float32[n, n] of reach; rows sum to 1 or are empty; see `Friends`."""
     n = ties.shape[0]
@@ -185,16 +249,16 @@ def _reach(ties: sparse.csr_matrix, steps: int, restart: float, k: int, run: Run
 
 
 @kernel
-def _overlap(ids, a, a_end, b, b_end):
-    """Size of the intersection of two sorted rows, by binary search of the shorter in the longer."""
-    if a_end - a > b_end - b:
-        a, a_end, b, b_end = b, b_end, a, a_end
-    count = 0
-    for at in range(a, a_end):
-        b += np.searchsorted(ids[b:b_end], ids[at])
-        if b == b_end:
+def _overlap(one, other):
+    """Size of the intersection of two sorted arrays, by binary search of the shorter in the longer."""
+    if len(one) > len(other):
+        one, other = other, one
+    count, begin = 0, 0
+    for at in range(len(one)):
+        begin += np.searchsorted(other[begin:], one[at])
+        if begin == len(other):
             break
-        count += ids[b] == ids[at]
+        count += other[begin] == one[at]
     return count
 
 
@@ -202,80 +266,109 @@ def _overlap(ids, a, a_end, b, b_end):
 def _tie_weights(indptr, others, h_indptr, h_items, shared, common, start, stop, weight):
     for user in range(start, stop):
         first, last = indptr[user], indptr[user + 1]
-        h_first, h_last = h_indptr[user], h_indptr[user + 1]
-        total = np.float32(0)
-        for at in range(first, last):
-            other = others[at]
-            o_first, o_last = indptr[other], indptr[other + 1]
-            i_first, i_last = h_indptr[other], h_indptr[other + 1]
-            factor = np.float32(1)
-            if shared > 0 and h_last > h_first and i_last > i_first:
-                both = _overlap(h_items, h_first, h_last, i_first, i_last)
-                factor += shared * np.float32(both / np.sqrt(float(h_last - h_first) * float(i_last - i_first)))
-            if common > 0 and o_last > o_first:
-                both = _overlap(others, first, last, o_first, o_last)
-                factor += common * np.float32(both / np.sqrt(float(last - first) * float(o_last - o_first)))
-            weight[at] *= factor
-            total += weight[at]
-        for at in range(first, last):
-            weight[at] /= total
+        items = h_items[h_indptr[user] : h_indptr[user + 1]]
+        _weigh_ties(others[first:last], weight[first:last], items, indptr, others, h_indptr, h_items, shared, common)
+
+
+@kernel
+def _weigh_ties(own, weight, own_items, indptr, others, h_indptr, h_items, shared, common):
+    """Turn the links of one user into ties, in place.
+
+    own: the people, ascending. weight: float32, a of each. own_items: items of the user, ascending.
+    """
+    total = np.float32(0)
+    for at in range(len(own)):
+        other = own[at]
+        o_first, o_last = indptr[other], indptr[other + 1]
+        i_first, i_last = h_indptr[other], h_indptr[other + 1]
+        factor = np.float32(1)
+        if shared > 0 and len(own_items) > 0 and i_last > i_first:
+            both = _overlap(own_items, h_items[i_first:i_last])
+            factor += shared * np.float32(both / np.sqrt(float(len(own_items)) * float(i_last - i_first)))
+        if common > 0 and o_last > o_first:
+            both = _overlap(own, others[o_first:o_last])
+            factor += common * np.float32(both / np.sqrt(float(len(own)) * float(o_last - o_first)))
+        weight[at] *= factor
+        total += weight[at]
+    for at in range(len(own)):
+        weight[at] /= total
 
 
 @kernel
 def _random_walk(indptr, others, share, steps, restart, start, stop, people, mass):
-    """Each step spreads the mass of people along their ties into an accumulator, of which the k largest are kept."""
-    n, k = len(indptr) - 1, people.shape[1]
-    total = np.zeros(n, dtype=np.float32)
-    touched = np.empty(n, dtype=np.int32)
-    people_now, masses = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
+    n = len(indptr) - 1
+    total = np.zeros(n + 1, dtype=np.float32)
+    touched = np.empty(n + 1, dtype=np.int32)
     for user in range(start, stop):
-        people_now[0], masses[0], size = user, np.float32(1), 1
-        for _ in range(steps):
-            n_touched = 0
-            if restart > 0:
-                total[user] = restart
-                touched[0], n_touched = user, 1
-            for place in range(size):
-                person, left = people_now[place], (1 - restart) * masses[place]
-                for at in range(indptr[person], indptr[person + 1]):
-                    other, gain = others[at], left * share[at]
-                    if gain <= 0:
-                        continue
-                    if total[other] == 0:
-                        touched[n_touched] = other
-                        n_touched += 1
-                    total[other] += gain
-            people_now[:] = -1
-            masses[:] = 0
-            keep_largest(total, touched, n_touched, people_now, masses)
-            size = 0
-            for place in range(k):
-                if people_now[place] >= 0:
-                    people_now[size], masses[size] = people_now[place], masses[place]
-                    size += 1
-        # Remove the user, or else the smallest entry if all k places are taken.
-        size_out, worst, user_removed = 0, -1, False
+        own = slice(indptr[user], indptr[user + 1])
+        _walk(
+            user, others[own], share[own], indptr, others, share, steps, restart, total, touched,
+            people[user], mass[user],
+        )  # fmt: skip
+
+
+@kernel
+def _walk(user, own, own_share, indptr, others, share, steps, restart, total, touched, people, mass):
+    """Where the walk of one user stands: each step spreads the mass of people along their ties into an accumulator, of
+    which the k largest are kept.
+
+    user: code, or -1 for one of no code, whose mass has the last place of the accumulator. own, own_share: ties of the
+    user. total: float32[n + 1] of zeros, touched: int32[n + 1]; both are work space. people: int32[k] of -1, mass:
+    float32[k] of zeros; filled.
+    """
+    k, me = len(people), user if user >= 0 else len(total) - 1
+    people_now, masses = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
+    people_now[0], masses[0], size = me, np.float32(1), 1
+    for _ in range(steps):
+        n_touched = 0
+        if restart > 0:
+            total[me] = restart
+            touched[0], n_touched = me, 1
         for place in range(size):
-            if people_now[place] == user:
-                user_removed = True
-                continue
-            people[user, size_out], mass[user, size_out] = people_now[place], masses[place]
-            if (
-                worst < 0
-                or masses[place] < mass[user, worst]
-                or (masses[place] == mass[user, worst] and people_now[place] > people[user, worst])
-            ):
-                worst = size_out
-            size_out += 1
-        if size_out == k and not user_removed:
-            size_out -= 1
-            people[user, worst], mass[user, worst] = people[user, size_out], mass[user, size_out]
-            people[user, size_out], mass[user, size_out] = -1, np.float32(0)
-        whole = np.float32(0)
-        for place in range(size_out):
-            whole += mass[user, place]
-        for place in range(size_out):
-            mass[user, place] /= whole
+            person, left = people_now[place], (1 - restart) * masses[place]
+            is_own = person == me
+            first = 0 if is_own else indptr[person]
+            last = len(own) if is_own else indptr[person + 1]
+            for at in range(first, last):
+                other = own[at] if is_own else others[at]
+                gain = left * (own_share[at] if is_own else share[at])
+                if gain <= 0:
+                    continue
+                if total[other] == 0:
+                    touched[n_touched] = other
+                    n_touched += 1
+                total[other] += gain
+        people_now[:] = -1
+        masses[:] = 0
+        keep_largest(total, touched, n_touched, people_now, masses)
+        size = 0
+        for place in range(k):
+            if people_now[place] >= 0:
+                people_now[size], masses[size] = people_now[place], masses[place]
+                size += 1
+    # Remove the user, or else the smallest entry if all k places are taken.
+    size_out, worst, user_removed = 0, -1, False
+    for place in range(size):
+        if people_now[place] == me:
+            user_removed = True
+            continue
+        people[size_out], mass[size_out] = people_now[place], masses[place]
+        if (
+            worst < 0
+            or masses[place] < mass[worst]
+            or (masses[place] == mass[worst] and people_now[place] > people[worst])
+        ):
+            worst = size_out
+        size_out += 1
+    if size_out == k and not user_removed:
+        size_out -= 1
+        people[worst], mass[worst] = people[size_out], mass[size_out]
+        people[size_out], mass[size_out] = -1, np.float32(0)
+    whole = np.float32(0)
+    for place in range(size_out):
+        whole += mass[place]
+    for place in range(size_out):
+        mass[place] /= whole
 
 
 @kernel

@@ -25,6 +25,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
+from zhiyin.data.learned_links import LearnedLinks
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline import answer_reasons
 from zhiyin.pipeline.cold_start import MoreIds, NewItems
@@ -65,6 +66,7 @@ class Answers:
     context: types of the context columns of requests, such as {"device": str}.
     new: items that the model has never seen: `id` (texts) and the catalogue's columns; see `pipeline.cold_start`.
     schema: types of the columns of items and users; None: learned from the frames.
+    links: between users, in codes of the model; None: there are none.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class Answers:
         context: Any = None,
         new: pl.DataFrame | None = None,
         schema: CatalogueSchema | None = None,
+        links: LearnedLinks | None = None,
         run: Run | None = None,
     ) -> None:
+        self.links = links
         self.model = model if isinstance(model, Pipeline) else Pipeline.wrapping(model)
         known = self.known = self.model._context()
         self.run = run or Run(threads=1)
@@ -123,7 +127,10 @@ class Answers:
     def _prepare(self) -> None:
         """Create what depends on the catalogue."""
         has_times = self.model.has_times
-        self._encoder = RequestEncoder(self.known, self.ids, self.users, self.new_items, has_times)
+        reads_links = any(source.reads_links for source in self.model.sources_.values())
+        self._encoder = RequestEncoder(
+            self.known, self.ids, self.users, self.new_items, has_times, self.links, reads_links
+        )
         self._eligible = EligibleItemsCache(self._candidates, len(self.known.item_ids))
         self._rulebooks: OrderedDict[tuple[str, tuple[Boost, ...]], Rulebook] = OrderedDict()
         self._lock = threading.Lock()
@@ -143,7 +150,7 @@ class Answers:
             trained = items[:n].with_columns(self.known.item_ids.values.alias("id"))
             return Answers(self.model, trained, self.users, new=new, rules=self.rules, kinds=self.kinds,
                            variety=self.variety, balance=self.balance, by=self.by, context=self._context,
-                           schema=schema or self.schema, run=self.run)  # fmt: skip
+                           schema=schema or self.schema, links=self.links, run=self.run)  # fmt: skip
         changed = copy.copy(self)
         changed.schema = schema or self.schema
         changed.items = items = changed.schema.shaped("items", items.with_columns(self.items["id"]))

@@ -14,6 +14,7 @@ import polars as pl
 
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.catalogue_types import holds_several
+from zhiyin.data.learned_links import LINK_KINDS
 
 SCOPES = ("item", "user", "context")
 
@@ -41,12 +42,13 @@ class ColumnKinds:
     @classmethod
     def of_schema(cls, schema: CatalogueSchema, items: Any, user: Any = None, context: Any = None) -> ColumnKinds:
         """Columns of items and users as a schema has them, whatever any row holds; of the frames' own schemas the ids
-        and columns without values."""
+        and columns without values. Users have the columns of their links too."""
         kinds = {"context": _kinds_of(context, "context")}
         for scope, table, given in (("item", "items", items), ("user", "users", user)):
             dtypes = given.schema if isinstance(given, pl.DataFrame) else given or {}
             plain = {name: dtype for name, dtype in dtypes.items() if name == "id" or dtype == pl.Null}
             kinds[scope] = _kinds_of(plain, scope) | schema.kinds(table)
+        kinds["user"] = LINK_KINDS | kinds["user"]
         return cls(kinds)
 
     def find(self, scope: str, name: str) -> str | None:

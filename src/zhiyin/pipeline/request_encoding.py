@@ -13,6 +13,7 @@ import polars as pl
 from zhiyin.core.errors import UnknownItemError
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
+from zhiyin.data.learned_links import FRIENDS, LINK_KINDS, LearnedLinks, link_columns
 from zhiyin.models.training_context import TrainingContext
 from zhiyin.pipeline.cold_start import NewItems
 from zhiyin.pipeline.request import MAX_EXCLUDED, Request, encode_known
@@ -30,12 +31,22 @@ class RequestEncoder:
     ids: of all items, new ones behind those of the model.
     users: the columns of users, row = user code; None: none.
     has_times: whether histories have times, and so a `now`.
+    links: between users; None: there are none.
+    reads_links: whether the model reads the links of users.
     """
 
     def __init__(
-        self, context: TrainingContext, ids: Ids, users: pl.DataFrame | None, new_items: NewItems, has_times: bool
+        self,
+        context: TrainingContext,
+        ids: Ids,
+        users: pl.DataFrame | None,
+        new_items: NewItems,
+        has_times: bool,
+        links: LearnedLinks | None = None,
+        reads_links: bool = False,
     ) -> None:
         self.context, self.ids, self.users, self.new_items, self.has_times = context, ids, users, new_items, has_times
+        self.links, self.reads_links = links, reads_links
 
     def one(self, request: Request, visible: np.ndarray | None) -> tuple[Histories, np.ndarray, RequestBatch]:
         """One request in codes.
@@ -53,6 +64,8 @@ class RequestEncoder:
         history, seen = self._history(request, user)
         if self.has_times:
             history = history.at(now)
+        if self.reads_links and FRIENDS in request.user_columns:
+            history = _with_links(history, request.user_columns)
         return history, seen, self._batch(request, history, user, now, visible)
 
     def _history(self, request: Request, user: int) -> tuple[Histories, np.ndarray]:
@@ -75,6 +88,8 @@ class RequestEncoder:
     ) -> RequestBatch:
         """A batch of one, by the code of its user, or -1, and its moment."""
         columns: Mapping[str, Any] = request.user_columns
+        if self.links is not None and user >= 0 and FRIENDS not in columns:
+            columns = {**link_columns(self.links.friends(user), self.links.followers(user)), **columns}
         if self.users is not None and user >= 0:
             columns = _UserColumns(self.users, user, columns)
         include = request.include
@@ -120,19 +135,30 @@ class RequestEncoder:
             now=request.now,
             users=users,
             visits=None,
-            user=None if self.users is None else _rows_or_null(self.users, users),
+            user=self._columns_of(users),
             context=context,
             seeds=np.uint64(request.seed % 2**64) + positions.astype(np.uint64),
             **lists,
         )
 
+    def _columns_of(self, users: np.ndarray) -> pl.DataFrame | None:
+        """Columns of users by code, one row each; None where users have none."""
+        own = None if self.users is None else _rows_or_null(self.users, users)
+        if self.links is None:
+            return own
+        linked = self.links.columns_of(users)
+        return linked if own is None else own.hstack(linked.drop(own.columns, strict=False))
+
     def users_by_columns(self, users: np.ndarray, columns: frozenset[tuple[str, str]]) -> list[np.ndarray]:
         """int64: positions of users, by code, that have the same values in the given (scope, name) columns of users."""
         names = [name for scope, name in columns if scope == "user"]
-        names = [name for name in names if self.users is not None and name in self.users.columns]
-        if not names or self.users is None:
+        described = [] if self.users is None else self.users.columns
+        linked = [] if self.links is None else [*LINK_KINDS]
+        names = [name for name in names if name in described or name in linked]
+        whole = self._columns_of(users) if names else None
+        if whole is None:
             return [np.arange(len(users))]
-        frame = _rows_or_null(self.users.select(names), users).with_row_index("position of user")
+        frame = whole.select(names).with_row_index("position of user")
         groups = frame.group_by(names, maintain_order=True).agg("position of user")
         return [np.asarray(rows, dtype=np.int64) for rows in groups["position of user"].to_list()]
 
@@ -175,6 +201,19 @@ class _UserColumns(Mapping[str, Any]):
 
     def __bool__(self) -> bool:
         return True
+
+
+def _with_links(history: Histories, columns: Mapping[str, Any]) -> Histories:
+    """A history of one row with the columns of the user's links among its features."""
+    types = {"texts": pl.List(pl.String), "numbers": pl.List(pl.Float64)}
+    links = pl.DataFrame(
+        {name: [columns[name]] for name in LINK_KINDS if name in columns},
+        schema={name: types[kind] for name, kind in LINK_KINDS.items() if name in columns},
+    )
+    features = history.features
+    if features is not None:
+        links = features.drop(links.columns, strict=False).hstack(links)
+    return dataclasses.replace(history, features=links)
 
 
 def _is_empty(raw: Any) -> bool:

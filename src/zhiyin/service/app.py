@@ -20,6 +20,7 @@ from zhiyin.service import (
     event_routes,
     experiment_routes,
     key_routes,
+    link_routes,
     list_routes,
     pages,
     placement_routes,
@@ -42,8 +43,8 @@ from zhiyin.service.tenant import Tenant
 
 # The modules whose handlers are bound to endpoints when they are imported.
 HANDLER_MODULES = (
-    event_routes, list_routes, decision_routes, catalog_routes, placement_routes, policy_routes, schema_routes,
-    key_routes, state_routes, experiment_routes, whatif_routes,
+    event_routes, list_routes, decision_routes, catalog_routes, link_routes, placement_routes, policy_routes,
+    schema_routes, key_routes, state_routes, experiment_routes, whatif_routes,
 )  # fmt: skip
 _CORS_MAX_AGE_SECONDS = 600
 

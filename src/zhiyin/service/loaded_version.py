@@ -58,6 +58,7 @@ class LoadedVersion:
         version was trained without a store or with another one.
     settings_digest: digest of what lists depend on besides the version: a list can be replayed while it is the same.
     index: the live feature index; None where no ranker reads one.
+    links: between users, as they were learned; None: there were none.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class LoadedVersion:
         self.types = catalogue.types
         self.items = align_rows(catalogue.items, ids["id"]) if "id" in catalogue.items.columns else ids
         self.users = catalogue.users if "id" in catalogue.users.columns else None
+        self.links = catalogue.learned_links
         self.schema = self.context.schema or schema_of_weights(catalogue.kinds, weights)
         self.kinds = list(self.schema.kinds)
         self.trained_until = int(self.context.window[1])

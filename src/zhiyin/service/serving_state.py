@@ -29,6 +29,7 @@ from zhiyin.service.serving_issues import serving_issues
 from zhiyin.service.stream_reading import StreamReader
 from zhiyin.service.user_cache import UserCache
 from zhiyin.service.user_history import UserHistory
+from zhiyin.service.user_links import UserLinks, friend_columns
 from zhiyin.service.version_loader import VersionLoader
 from zhiyin.service.version_view import View
 from zhiyin.store.live_state import MAX_EVENTS_PER_USER, LiveState, Recent
@@ -90,6 +91,8 @@ class ServingState:
         self.table_listeners: dict[str, Callable[[], None]] = {}
         self._marks: ChangeMarks | None = None
         self._users = UserCache(store)
+        self.links = UserLinks(store, self.not_forgotten)
+        self._has_stored_links = store.last_link_change() > 0
         # Locks: taking in marks of other processes, pending items and the view, types.
         self._marks_lock, self._view_lock, self._types_lock = threading.RLock(), threading.RLock(), threading.Lock()
         self._wake, self._stop = threading.Condition(), threading.Event()
@@ -152,6 +155,7 @@ class ServingState:
                 self.refresh_types()
             if marks.users > self._seq["users"]:
                 self._read_users()
+            self._has_stored_links = self._has_stored_links or marks.links > 0
             if self._users.has_forgotten_since(marks.forgettings):
                 self._drop_forgotten()
             for table, listener in self.table_listeners.items():
@@ -277,8 +281,18 @@ class ServingState:
         return [moment < self.version_created or not moment for moment in self.store.forgotten_at_each(users)]
 
     def user_columns(self, user: str) -> dict[str, Any]:
-        """Columns of a user in the store."""
-        return self._users.columns(user, self._read_user_columns) if self._seq["users"] else {}
+        """Columns of a user in the store, and the user's links where there are any; see `friend_columns`."""
+        columns = self._users.columns(user, self._read_user_columns) if self._seq["users"] else {}
+        view = self.serving
+        if self._has_stored_links or (view is not None and view.loaded.links is not None):
+            return friend_columns(self.links, view, user) | columns
+        return columns
+
+    def put_links(self, links: Mapping[tuple[str, str], float | None]) -> int:
+        """Write links, None to remove one: they count in the very next answer. Returns how many were changed."""
+        n_changed = self.store.put_links(links)
+        self._has_stored_links = self._has_stored_links or n_changed > 0
+        return n_changed
 
     def _read_user_columns(self, user: str) -> dict[str, Any]:
         row = self.store.get("users", user)

@@ -23,7 +23,7 @@ def build_answers(loaded: LoadedVersion, schema: CatalogueSchema) -> tuple[Answe
 
     def answers(**options: Any) -> Answers:
         return Answers(loaded.model, loaded.items, loaded.users, kinds=tuple(loaded.kinds), run=Run(threads=1),
-                       schema=schema, **{**loaded.options, **options})  # fmt: skip
+                       schema=schema, links=loaded.links, **{**loaded.options, **options})  # fmt: skip
 
     rules, unusable = loaded.options["rules"], dict(loaded.unreadable)
     if hides_everything(unusable):

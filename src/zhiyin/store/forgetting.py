@@ -20,6 +20,7 @@ from zhiyin.store.tables import (
     DECISIONS,
     EVENTS,
     FORGOTTEN,
+    LINKS,
     LISTS,
     MARKS,
     POLICY_STATES,
@@ -33,7 +34,7 @@ MAX_FORGET_ROUNDS = 3
 # Key of `meta`: how often a user was forgotten.
 FORGET_COUNT = "forgettings"
 # What `forget` reports on, and the keys of its report.
-PLACES = ("events", "versions", "lists", *(table.name for table in TABLES_OF_LISTS))
+PLACES = ("events", "versions", "links", "lists", *(table.name for table in TABLES_OF_LISTS))
 PROOF = tuple(f"{place} {outcome}" for outcome in ("removed", "found") for place in PLACES)
 # Fixed statements; see `Database.fetch`.
 _FORGOTTEN_AT = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == sa.bindparam("user_hash"))
@@ -99,6 +100,7 @@ class ForgottenUsers(EventLog):
             seqs = [seq for seq, _ in rows[start : start + ROWS_PER_STATEMENT]]
             proof["events removed"] += connection.execute(sa.delete(EVENTS).where(EVENTS.c.seq.in_(seqs))).rowcount
         proof["versions removed"] += connection.execute(sa.delete(versions).where(versions.c.id == user)).rowcount
+        proof["links removed"] += connection.execute(sa.delete(LINKS).where(_is_linked(user))).rowcount
 
     def _search(
         self, connection: Any, user: str, list_ids: set[str], rewarded: set[str], proof: dict[str, int]
@@ -109,6 +111,7 @@ class ForgottenUsers(EventLog):
         """
         proof["events found"] = len(self.event_seqs(connection, "user", [user]))
         proof["versions found"] = count_rows(connection, VERSIONED_TABLES["users"].c.id == user)
+        proof["links found"] = count_rows(connection, _is_linked(user))
         for table in TABLES_OF_LISTS:
             ids = list(list_ids | rewarded if table is DECISIONS else list_ids)
             proof[f"{table.name} found"] = sum(
@@ -162,6 +165,11 @@ def increment_forget_count(connection: Any) -> None:
         connection.execute(sa.insert(MARKS).values(key=FORGET_COUNT, value="1"))
     else:
         connection.execute(sa.update(MARKS).where(MARKS.c.key == FORGET_COUNT).values(value=str(int(before) + 1)))
+
+
+def _is_linked(user: str) -> Any:
+    """The condition of links of a user and to them."""
+    return (LINKS.c.user == user) | (LINKS.c.other == user)
 
 
 def count_rows(connection: Any, condition: Any) -> int:

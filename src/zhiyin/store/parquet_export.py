@@ -25,6 +25,7 @@ from zhiyin.store.tables import (
     EVENTS,
     FORGOTTEN,
     IMPRESSIONS,
+    LINKS,
     LISTS,
     OPEN_DECISIONS,
     REPORTED_REWARDS,
@@ -52,6 +53,7 @@ _FRAMES: dict[str, dict[str, Any]] = {
         "received": pl.Int64, "name": pl.String,
     },
     "decision_users": {"list_id": pl.String, "user": pl.String, "time": pl.Int64},
+    "links": {"user": pl.String, "other": pl.String, "weight": pl.Float64, "received": pl.Int64},
     "forgotten": {"hash": pl.String, "received": pl.Int64},
 }  # fmt: skip
 # Closed decisions stand behind the rewards that they hold, and their users behind them: so they are loaded.
@@ -71,7 +73,7 @@ class ParquetExport(ForgottenUsers, VersionedTables):
     ) -> Path:
         """Write everything as Parquet; whole or not at all.
 
-        Files: events/, lists/, impressions/, reported_rewards/, open_decisions/, decisions/ and
+        Files: events/, links/, lists/, impressions/, reported_rewards/, open_decisions/, decisions/ and
         decision_users/part-*.parquet; items, users, placements, catalogue_schema, experiments, policies and
         forgotten.parquet. What policies have learned is not among them: it is learned again from the decisions.
 
@@ -84,7 +86,7 @@ class ParquetExport(ForgottenUsers, VersionedTables):
         if shards is not None:
             checked_shards(shards)
         with whole_folder(Path(folder)) as draft, (run or Run()).bar("Exporting", self.count()) as advance:
-            for table in (EVENTS, LISTS, *_TABLES_OF_LISTS):
+            for table in (EVENTS, LINKS, LISTS, *_TABLES_OF_LISTS):
                 (draft / table.name).mkdir()
                 if table is EVENTS and shards is not None:
                     self._export_shards(draft, shards, types, advance)
@@ -147,7 +149,7 @@ class ParquetExport(ForgottenUsers, VersionedTables):
         forgotten = self.forgotten_by_hash()
         n_new = self._load_events(event_files, forgotten, run or Run())
         rewarded = _rewarded_by_forgotten(folder, forgotten)
-        for table in (LISTS, *_TABLES_OF_LISTS):
+        for table in (LINKS, LISTS, *_TABLES_OF_LISTS):
             for path in sorted((folder / table.name).glob("part-*.parquet")):
                 self._load_rows(path, table, forgotten, rewarded)
         for name in VERSIONED_TABLES:
@@ -187,6 +189,8 @@ class ParquetExport(ForgottenUsers, VersionedTables):
         frame = _read_exported(path, list(_FRAMES[table.name]))
         if table is LISTS:
             frame = _without_forgotten(frame, forgotten or {})
+        elif table is LINKS:
+            frame = _without_links_of_forgotten(frame, forgotten or {})
         elif table in (DECISIONS, DECISION_USERS) and rewarded:
             frame = frame.filter(~pl.col("list_id").is_in(list(rewarded)))
         for part in frame.iter_slices(ROWS_PER_STATEMENT):
@@ -270,6 +274,15 @@ def _without_forgotten(frame: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.
     times = pl.DataFrame({"user": users, "forgotten_at": [forgotten.get(hash_of(user), -1) for user in users]})
     joined = frame.join(times, on="user", how="left", maintain_order="left")
     return joined.filter(pl.col("time") > pl.col("forgotten_at").fill_null(-1)).drop("forgotten_at")
+
+
+def _without_links_of_forgotten(frame: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.DataFrame:
+    """Links but those of before one of the two users was forgotten; see `_without_forgotten`."""
+    for name in ("user", "other"):
+        renamed = {name: "user", "received": "time", "user": name} if name == "other" else {"received": "time"}
+        rest = _without_forgotten(frame.rename(renamed), forgotten)
+        frame = rest.rename({new: old for old, new in renamed.items()}).select(frame.columns)
+    return frame
 
 
 def _valid_events(frame: pl.DataFrame, now: int) -> tuple[list[Event], str]:

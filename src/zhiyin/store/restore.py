@@ -120,7 +120,8 @@ def _forget_again(present: Store, copy: Store) -> int:
         return 0
     query = (
         'SELECT "user" FROM events UNION SELECT id FROM users UNION SELECT "user" FROM decision_users '
-        'UNION SELECT "user" FROM lists WHERE "user" IS NOT NULL'
+        'UNION SELECT "user" FROM lists WHERE "user" IS NOT NULL UNION SELECT "user" FROM links '
+        "UNION SELECT other FROM links"
     )
     with copy.reading() as connection:
         users = [user for (user,) in connection.exec_driver_sql(query) if hash_of(user) in since]

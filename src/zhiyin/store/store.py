@@ -20,6 +20,7 @@ from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.store.decisions import DecisionTables
 from zhiyin.store.errors import StoreAwayError, StoreFullError, translated_errors
 from zhiyin.store.forgetting import FORGET_COUNT, count_rows
+from zhiyin.store.links import LinkTable
 from zhiyin.store.parquet_export import ParquetExport
 from zhiyin.store.policy_states import PolicyStates
 from zhiyin.store.sqlalchemy_import import sa
@@ -27,6 +28,7 @@ from zhiyin.store.tables import (
     COLUMN_TYPES,
     EVENTS,
     FORGOTTEN,
+    LINKS,
     LIST_NUMBERS,
     LISTS,
     POLICY_STATES,
@@ -38,12 +40,12 @@ __all__ = ["ChangeMarks", "Store", "StoreAwayError", "StoreFullError"]
 
 _CHANGE_MARKS = sa.text(
     "SELECT " + ", ".join(f"(SELECT max(seq) FROM {name})" for name in VERSIONED_TABLES)
-    + f", (SELECT value FROM meta WHERE key = '{FORGET_COUNT}')"
+    + f", (SELECT value FROM meta WHERE key = '{FORGET_COUNT}'), (SELECT max(seq) FROM {LINKS.name})"
 )  # fmt: skip
 
 
 class ChangeMarks(NamedTuple):
-    """`Store.last_change` of each table that has versions, and `Store.forget_count`."""
+    """`Store.last_change` of each table that has versions, `Store.forget_count`, and `Store.last_link_change`."""
 
     items: int
     users: int
@@ -52,9 +54,10 @@ class ChangeMarks(NamedTuple):
     experiments: int
     policies: int
     forgettings: int
+    links: int
 
 
-class Store(ParquetExport, DecisionTables, PolicyStates):
+class Store(ParquetExport, DecisionTables, PolicyStates, LinkTable):
     """Events, items, users, placements, lists and decisions in one database.
 
     Raises ConfigError where it cannot be opened.
@@ -107,7 +110,7 @@ class Store(ParquetExport, DecisionTables, PolicyStates):
                     continue
                 newest = sa.select(sa.func.max(table.c.seq)).group_by(table.c.id)
                 counts[name] = count_rows(connection, table.c.seq.in_(newest) & table.c.columns.is_not(None))
-            for other in (LISTS, *TABLES_OF_LISTS, POLICY_STATES, FORGOTTEN):
+            for other in (LINKS, LISTS, *TABLES_OF_LISTS, POLICY_STATES, FORGOTTEN):
                 if other is LIST_NUMBERS:  # one a list
                     continue
                 counts[other.name] = int(connection.execute(sa.select(sa.func.count()).select_from(other)).scalar_one())

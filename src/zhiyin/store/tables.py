@@ -221,6 +221,19 @@ POLICY_STATES = sa.Table(
     sa.Index("policy_states_name", "name", "number"),
     sqlite_autoincrement=True,
 )
+# Links between users; see `links.py`.
+LINKS = sa.Table(
+    "links",
+    META,
+    _seq(),
+    sa.Column("user", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("other", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("weight", sa.Float),  # NULL: removed
+    sa.Column("received", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("user", "other"),
+    sa.Index("links_other", "other"),
+    sqlite_autoincrement=True,
+)
 # What belongs to a list, and goes with it.
 TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS, DECISION_USERS, LIST_NUMBERS)
 MARKS = sa.Table("meta", META, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
@@ -242,7 +255,7 @@ ACCESS_KEYS = sa.Table(
 # Tables that came within the format.
 _ADDED_TABLES = (
     *(VERSIONED_TABLES[name] for name in (COLUMN_TYPES, EXPERIMENTS, POLICIES)),
-    OPEN_DECISIONS, DECISIONS, DECISION_USERS, REPORTED_REWARDS, POLICY_STATES, LIST_NUMBERS,
+    OPEN_DECISIONS, DECISIONS, DECISION_USERS, REPORTED_REWARDS, POLICY_STATES, LIST_NUMBERS, LINKS,
 )  # fmt: skip
 
 

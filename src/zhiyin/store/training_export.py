@@ -1,4 +1,4 @@
-"""The content of a store as training data: events, newest columns of items and users, and who was forgotten."""
+"""The content of a store as training data: events, newest columns of items and users, links, and who was forgotten."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_snapshot(store: Store, run: Run | None = None) -> StoreSnapshot:
     """
     before, last = store.forgotten_by_hash(), store.last_seq
     events, quarantine = _events(store, last, run or Run())
-    catalogue = read_catalogue(store)
+    catalogue, links = read_catalogue(store), store.all_links()
     forgotten_at = store.forgotten_by_hash()
 
     def forgotten(ids: pl.Series) -> np.ndarray:
@@ -51,6 +51,7 @@ def read_snapshot(store: Store, run: Run | None = None) -> StoreSnapshot:
         late=late,
         position=StorePosition(store.identity, last),
         quarantine=quarantine,
+        links=links,
     )
 
 

@@ -86,6 +86,7 @@ def _answers_of(folder: str, settings: tuple[dict[str, Any], Run]) -> Answers:
         frames: dict[str, Any] = {}
         if catalogue is not None:
             frames = {"items": catalogue.items, "users": catalogue.users, "kinds": catalogue.kinds}
+            frames["links"] = catalogue.learned_links
         _answers[folder] = Answers(loaded_model(f"{folder}/model"), **frames, run=run, **arguments)
     return _answers[folder]
 
