@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[2]
 TRANSLATION = "README.zh-CN.md"
 DOCUMENTS = ("README.md", TRANSLATION, "docs/guide.md", "docs/architecture.md", "docs/benchmarks.md",
              "docs/decisions.md", "docs/dependencies.md", "docs/experiments.md", "docs/flink.md", "docs/off_policy.md",
-             "docs/policies.md", "docs/spark.md", "docs/testing.md", "docs/training-processes.md",
+             "docs/policies.md", "docs/social.md", "docs/spark.md", "docs/testing.md", "docs/training-processes.md",
              "deploy/README.md")  # fmt: skip
 # Those of CONTRIBUTING.md are parts of files: test_contributing.py puts them there.
 ELSEWHERE = ("CONTRIBUTING.md",)
@@ -58,6 +58,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
         "docs/off_policy.md",
         "zhiyin whatif new.toml --placement home --from 7d   # [rules], [answers] and [placements] of new.toml",
     ): "it needs the log of a service: tests/service/test_whatif.py runs the command over one",
+    ("docs/social.md", "from zhiyin.client import Client"): "tests/service/test_client.py runs these calls",
     (
         "docs/off_policy.md",
         "The log cannot answer:",

@@ -159,6 +159,19 @@ def test_placements(service: Service) -> None:
     assert zy.list_placements() == []
 
 
+def test_links(service: Any) -> None:
+    zy = service.client
+    assert zy.put_link("ann", "bob") is True
+    assert zy.put_link("ann", "bob") is False
+    links = [("ann", "cid", 2.0), ("bob", "ann", 1.0), ("bob", "eve", 1.0), ("ann", "dan", None)]
+    assert zy.put_links(links).accepted == 4
+    assert list(zy.get_links("ann").items()) == [("cid", 2.0), ("bob", 1.0)]
+    assert zy.get_links("ann", direction="to") == {"bob": 1.0}
+    assert [(one["user"], one["via"]) for one in zy.suggested_users("ann", k=5)] == [("eve", ["bob"])]
+    assert zy.delete_link("ann", "bob") is True
+    assert zy.suggested_users("ann") == []
+
+
 def test_many_items_at_once(service: Service) -> None:
     written = service.client.put_items([("new1", {"price": 1.0}), ("new2", {"price": "cheap"}), ("i3", None)])
     assert written.accepted == 2
