@@ -360,11 +360,12 @@ class StoreConformance:
         store.put("placements", {"home": {"settings": "{}"}})
         store.put("experiments", {"ranker": {"settings": "{}"}})
         store.forget("somebody")
+        store.put_links({("a", "b"): 1.0})
         after = store.change_marks()._asdict()
-        expected = {name: store.last_change(name) for name in after if name != "forgettings"}
-        assert after == expected | {"forgettings": store.forget_count()}
+        others = {"forgettings": store.forget_count(), "links": store.last_link_change()}
+        assert after == {name: store.last_change(name) for name in after if name not in others} | others
         changed = {name for name, mark in after.items() if mark > 0}
-        assert changed == {"items", "placements", "experiments", "forgettings"}
+        assert changed == {"items", "placements", "experiments", "forgettings", "links"}
         assert [moment > 0 for moment in store.forgotten_at_each(["nobody", "somebody"])] == [False, True]
         assert store.forgotten_at_each(["somebody"]) == [store.forgotten_at("somebody")]
 

@@ -25,7 +25,9 @@ from zlib import crc32
 import schemathesis
 
 from zhiyin.api.requests import MAX_FILTER_CHARS, MAX_PAGE_TOKEN_CHARS
+from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
+from zhiyin.core.text_validation import text
 from zhiyin.service.page_cursor import encode_cursor, list_route
 from zhiyin.store.records import TIME_POLICY
 
@@ -78,7 +80,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     path = case.operation.path
     ids = case.path_parameters or {}
     there = {name: _there(path, name, value) for name, value in ids.items()}
-    if there != ids:  # what is set is looked at anew, whether it is of the described form
+    if there != ids and all(
+        map(_is_described, ids.values())
+    ):  # what is set is looked at anew, whether it is of the described form
         case.path_parameters = ids = there
     if isinstance(case.query, dict):
         query = _possible(case.query, path.replace("{key}", unquote(str(ids.get("key", "")))))
@@ -88,6 +92,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         body = _body(path, case)
         if body != case.body:
             case.body = body
+
+
+def _is_described(value: Any) -> bool:
+    """Whether the value of an id in a path is of the described form; one that is not stays beside another that is."""
+    try:
+        return bool(text(unquote(value), "id", MAX_ID_CHARS))
+    except (DataError, TypeError):
+        return False
 
 
 def _there(path: str, name: str, value: Any) -> Any:
@@ -107,6 +119,8 @@ def _there(path: str, name: str, value: Any) -> Any:
         if "placements" in path:
             return "default"
         return "home" if "policies" in path else "taste" if path.endswith("/stop") else value
+    if name == "other":  # nobody is linked to themselves
+        return f"v{number % 60}"
     return f"u{number % 60}" if "users" in path else f"i{number % 40}"
 
 

@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from zhiyin.api import endpoints
 from zhiyin.api.requests import MAX_LINES_PER_REQUEST, LinkBody, LinkLine, LinksQuery, SuggestedQuery
-from zhiyin.core.errors import DataError
 from zhiyin.core.validation_errors import first_field_error
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_dispatch import handles, json_response
@@ -42,10 +41,10 @@ async def delete_link(access: Access, key: str, other: str) -> Any:
 @handles(endpoints.PUT_LINKS)
 async def put_links(access: Access, body: bytes) -> Any:
     def work() -> Response:
-        links, rejected = _read_lines(body)
+        links, rejected, is_readable = _read_lines(body)
         access.live.put_links(links)
         result = {"accepted": len(links), "rejected": rejected[:MAX_REPORTED_LINES]}
-        return json_response(result, 400 if rejected and not links else 200)
+        return json_response(result, 200 if is_readable or not rejected else 400)
 
     return await access.writes.do(work)
 
@@ -62,27 +61,32 @@ async def suggested_users(access: Access, key: str, query: SuggestedQuery) -> An
 
 
 def _write_one(access: Access, user: str, other: str, weight: float | None) -> dict[str, Any]:
+    if user == other:
+        raise RefusedError(409, f"user {user!r} is linked to themselves", "name another user")
     return {"user": user, "other": other, "changed": access.live.put_links({(user, other): weight}) > 0}
 
 
-def _read_lines(body: bytes) -> tuple[dict[tuple[str, str], float | None], list[dict[str, Any]]]:
-    """Weights by pair, and the lines that are wrong. Of a pair the last line counts."""
+def _read_lines(body: bytes) -> tuple[dict[tuple[str, str], float | None], list[dict[str, Any]], bool]:
+    """Weights by pair, the lines that are wrong, and whether any line is of the form of a link. Of a pair the last line
+    counts."""
     lines = body.splitlines()
     if not 1 <= len(lines) <= MAX_LINES_PER_REQUEST:
         raise RefusedError(422, f"{len(lines):,} lines", f"from 1 to {MAX_LINES_PER_REQUEST:,} lines of JSON")
     links: dict[tuple[str, str], float | None] = {}
     rejected: list[dict[str, Any]] = []
+    is_readable = False
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = LinkLine.model_validate_json(line)
-            if row.user == row.other:
-                raise DataError(f"user {row.user!r} is linked to themselves", remedy="name another user")
-            links[row.user, row.other] = row.weight
         except ValidationError as error:
-            first = first_field_error(error, LinkLine)
-            rejected.append({"line": number, "reason": str(first)})
-        except DataError as error:
-            rejected.append({"line": number, "reason": f"{error.message}; {error.remedy}"})
-    return links, rejected
+            rejected.append({"line": number, "reason": str(first_field_error(error, LinkLine))})
+            continue
+        is_readable = True
+        if row.user == row.other:
+            reason = f"user {row.user!r} is linked to themselves; name another user"
+            rejected.append({"line": number, "reason": reason})
+        else:
+            links[row.user, row.other] = row.weight
+    return links, rejected, is_readable
