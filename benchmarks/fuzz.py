@@ -106,6 +106,13 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
         ("POST", "/v1/policies/p1/kill", None, "admin"), ("POST", "/v1/policies/p1/revive", None, "admin"),
         ("POST", "/v1/policies/p1/freeze", None, "admin"), ("POST", "/v1/policies/p1/unfreeze", None, "admin"),
         ("POST", "/v1/policies/p1/rollback", {"snapshot": 0}, "admin"),
+        ("GET", "/v1/campaigns", None, "admin"),
+        ("PUT", "/v1/campaigns/f1", {
+            "items": ["i1", "i2"], "bid_micros": 350_000, "daily_budget_micros": 20_000_000, "pay": "click",
+            "pacing": "traffic", "pacing_by": "throttle", "frequency_cap": {"at_most": 3, "per": "1d"},
+        }, "admin"),
+        ("GET", "/v1/campaigns/f1", None, "admin"),
+        ("DELETE", "/v1/campaigns/f1", None, "admin"),
         ("GET", "/v1/experiments", None, "admin"),
         ("PUT", "/v1/experiments/f1", {"arms": {"control": {}, "b": {"placement": "home", "weight": 2}}}, "admin"),
         ("GET", "/v1/experiments/f1", None, "admin"),

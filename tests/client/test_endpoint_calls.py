@@ -38,12 +38,14 @@ ARGUMENTS: dict[str, Any] = {
     "event_id": "l1", "policy": "home", "baseline": "a", "defer": True,
     "actions": ["a", {"id": "b", "features": {"price": 3}}], "candidates": {"k": 5}, "excluded": ("c",),
     "slots": ["top", {"id": "side", "baseline": "b"}],
+    "bids": {"i1": 350_000}, "reserve_micros": 10, "quality_floor": 0.01, "pricing": "first", "per_campaign": 2,
 }  # fmt: skip
 # Arguments whose form hangs on the call.
 ARGUMENTS_OF = {
     "put_items": {"items": [("i1", {"price": 3}), ("i2", None)]}, "put_users": {"users": [("u1", {"age": 3})]},
     "put_schema": {"items": {"price": "number"}}, "put_experiment": {"settings": {"arms": {"control": {}, "b": {}}}},
     "reward": {"slots": {"top": 1.0, "side": 0.0}, "name": "click"},
+    "put_campaign": {"settings": {"items": ["i1"], "bid_micros": 5}}, "ads": {"slots": 3},
 }  # fmt: skip
 # Calls that are another form of an endpoint's call.
 OTHER_FORMS = {"event": endpoints.EVENTS}
@@ -51,7 +53,7 @@ OTHER_FORMS = {"event": endpoints.EVENTS}
 WITHOUT_CALL = {"recommend_by_query", "metrics"}
 # Fields that do not go with others of the same body.
 ALONE = {"decide": {"history", "candidates", "baseline"}, "reward": {"value"}, "recommend": {"history"},
-         "rank": {"history"}, "pages": {"history"}}  # fmt: skip
+         "rank": {"history"}, "pages": {"history"}, "ads": {"history"}}  # fmt: skip
 NAMES = sorted({name for name in vars(Methods) if not name.startswith("_")} - {"call", "more"})
 
 
@@ -107,7 +109,11 @@ def check_body(call: Call[Any], endpoint: Endpoint) -> None:
     if not isinstance(endpoint.body, type):
         assert body == {"price": 3}
         return
-    if endpoint not in (endpoints.PUT_PLACEMENT, endpoints.PUT_EXPERIMENT):  # whose settings are one argument
+    if endpoint not in (
+        endpoints.PUT_PLACEMENT,
+        endpoints.PUT_EXPERIMENT,
+        endpoints.PUT_CAMPAIGN,
+    ):  # whose settings are one argument
         assert body.keys() == endpoint.body.model_fields.keys()
     fields = {field: value for field, value in body.items() if field not in ALONE.get(endpoint.name, ())}
     endpoint.body.model_validate(fields)

@@ -68,7 +68,7 @@ def opened(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poll_seconds: float
 ) -> Iterator[Callable[..., Any]]:
     """Opens shops over the first version; each has a store and keys of its own."""
-    from zhiyin.data.project_config import ServiceSection
+    from zhiyin.data.project_config import AdsSection, ServiceSection
     from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.service.key_cache import Keys
     from zhiyin.service.serving_state import ServingState
@@ -89,8 +89,9 @@ def opened(
         )  # fmt: skip
         keys, shown = Keys.open(live.store)
         keys.watch(0.05)
+        ads = AdsSection(**settings.pop("ads_settings", {}))
         settings = {"budget": 60_000} | settings
-        tenant = Tenant(name, live, keys, ServiceSection(**settings), config)
+        tenant = Tenant(name, live, keys, ServiceSection(**settings), config, ads_settings=ads)
         tenant.shown = shown  # type: ignore[attr-defined]
         made.append(tenant)
         return tenant

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 
-from zhiyin.api import decision_requests, experiment_settings, requests, responses
+from zhiyin.api import ad_requests, decision_requests, experiment_settings, requests, responses
 from zhiyin.api.endpoint import Endpoint, JsonObject, RawBody
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -114,6 +114,35 @@ ACTIVATE = Endpoint(
     response=responses.ActivationResult,
     description="A deferred decision was really shown: it is learned from. One that is not activated within its window "
     "is dropped.",
+)  # fmt: skip
+
+# -- ads --------------------------------------------------------------------------------------------------------------
+
+ADS = Endpoint(
+    "ads", "POST", "/v1/ads", scope="read", visitors=True, tags=("ads",),
+    body=ad_requests.AdsRequest, response=ad_requests.AdsAnswer,
+    description="Ads for a user, a session or a stranger: by probability × bid, of campaigns that have budget left. A "
+    "click is an\nevent of kind click with the list_id. It needs a version whose scores are probabilities.",
+)  # fmt: skip
+LIST_CAMPAIGNS = Endpoint(
+    "list_campaigns", "GET", "/v1/campaigns", scope="admin", tags=("ads",),
+    response=ad_requests.CampaignList,
+    description="All campaigns with their settings and states.",
+)  # fmt: skip
+GET_CAMPAIGN = Endpoint(
+    "get_campaign", "GET", "/v1/campaigns/{key}", scope="admin", tags=("ads",),
+    response=ad_requests.CampaignReport,
+    description="One of them: displays, clicks, spend and pace, up to this moment.",
+)  # fmt: skip
+PUT_CAMPAIGN = Endpoint(
+    "put_campaign", "PUT", "/v1/campaigns/{key}", scope="admin", tags=("ads",),
+    body=ad_requests.CampaignSettings, response=ad_requests.CampaignWriteResult,
+    description="Begin or change a campaign: its next auction is by the new settings. What it has spent stays counted.",
+)  # fmt: skip
+DELETE_CAMPAIGN = Endpoint(
+    "delete_campaign", "DELETE", "/v1/campaigns/{key}", scope="admin", tags=("ads",),
+    response=ad_requests.CampaignDeleteResult,
+    description="Remove a campaign: later clicks on its ads cost nothing. To stop it for a while, set paused.",
 )  # fmt: skip
 
 # -- items and users --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from zhiyin.cli import (
+    campaign,
     check,
     compare,
     data,
@@ -73,6 +74,7 @@ COMMANDS = (
     "whatif",
     "serve",
     "experiment",
+    "campaign",
     "key",
     "policy",
     "forget",
@@ -168,6 +170,7 @@ app.command()(export.export)
 app.command()(serve.serve)
 app.command()(forget.forget)
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(campaign.app, name="campaign")
 app.add_typer(key.app, name="key")
 app.add_typer(policy.app, name="policy")
 app.add_typer(store.app, name="store")

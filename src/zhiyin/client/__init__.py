@@ -13,6 +13,13 @@ them. Needs the extra `client`.
 
 from __future__ import annotations
 
+from zhiyin.client.ad_calls import (
+    ads,
+    delete_campaign,
+    get_campaign,
+    list_campaigns,
+    put_campaign,
+)
 from zhiyin.client.admin_calls import (
     delete_placement,
     get_placement,
@@ -134,9 +141,11 @@ __all__ = [
     "WriteResult",
     "activate",
     "add_key",
+    "ads",
     "call",
     "covisits",
     "decide",
+    "delete_campaign",
     "delete_experiment",
     "delete_item",
     "delete_link",
@@ -147,6 +156,7 @@ __all__ = [
     "experiment_results",
     "experiment_versions",
     "freeze_policy",
+    "get_campaign",
     "get_experiment",
     "get_item",
     "get_links",
@@ -159,6 +169,7 @@ __all__ = [
     "history",
     "impressions",
     "kill_policy",
+    "list_campaigns",
     "list_experiments",
     "list_keys",
     "list_placements",
@@ -171,6 +182,7 @@ __all__ = [
     "placement_versions",
     "popular",
     "promote_policy",
+    "put_campaign",
     "put_experiment",
     "put_item",
     "put_items",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from zhiyin.client import (
+    ad_calls,
     admin_calls,
     api_call,
     catalog_calls,
@@ -80,6 +81,12 @@ class Methods:
     decide = method(decision_calls.decide)
     reward = method(decision_calls.reward)
     activate = method(decision_calls.activate)
+
+    ads = method(ad_calls.ads)
+    list_campaigns = method(ad_calls.list_campaigns)
+    get_campaign = method(ad_calls.get_campaign)
+    put_campaign = method(ad_calls.put_campaign)
+    delete_campaign = method(ad_calls.delete_campaign)
 
     put_item = method(catalog_calls.put_item)
     patch_item = method(catalog_calls.patch_item)

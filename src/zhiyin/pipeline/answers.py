@@ -224,6 +224,21 @@ class Answers:
         clock.finish_stage("explain")
         return dataclasses.replace(answer, reasons=why, removed=removed)
 
+    def eligible(self, request: Request, visible: np.ndarray | None = None) -> tuple[Histories, np.ndarray, np.ndarray]:
+        """What one request may get by filters, rules, and what is visible; caps, shares and pins aside.
+
+        Returns
+        -------
+        The history in codes of the model; bool[n_items]; int32, codes of items that the request must not get.
+        """
+        rulebook = self.rulebook(request.filter, request.boosts)
+        history, seen, requests = self._encoder.one(request, visible)
+        eligible = self._eligible.get(rulebook.mask(requests), visible, store=request.include is None)
+        excluded = rulebook.excluded_items(requests)[1]
+        if request.exclude_seen:
+            excluded = np.concatenate([excluded, history.items, seen])
+        return history, eligible.bits, excluded
+
     def ask_many(
         self,
         users: Any = None,

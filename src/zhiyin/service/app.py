@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from zhiyin.api import endpoints
 from zhiyin.core.errors import ConfigError
 from zhiyin.service import (
+    ad_routes,
     catalog_routes,
     decision_routes,
     event_routes,
@@ -44,7 +45,7 @@ from zhiyin.service.tenant import Tenant
 # The modules whose handlers are bound to endpoints when they are imported.
 HANDLER_MODULES = (
     event_routes, list_routes, decision_routes, catalog_routes, link_routes, placement_routes, policy_routes,
-    schema_routes, key_routes, state_routes, experiment_routes, whatif_routes,
+    schema_routes, key_routes, state_routes, experiment_routes, whatif_routes, ad_routes,
 )  # fmt: skip
 _CORS_MAX_AGE_SECONDS = 600
 

@@ -15,6 +15,7 @@ from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.run import log
 from zhiyin.core.validation_errors import FieldError
 from zhiyin.core.work_limits import StoppedError
+from zhiyin.service.campaigns import TooManyCampaignsError, UnknownCampaignError
 from zhiyin.service.experiment_checks import ExperimentConflictError, TooManyExperimentsError, UnknownExperimentError
 from zhiyin.service.loaded_version import NoVersionError, UnknownVersionError
 from zhiyin.service.log_format import stack_of
@@ -59,11 +60,13 @@ _STATUS: dict[type[ZhiyinError], int] = {
     UnknownItemError: 404,
     UnknownPlacementError: 404,
     UnknownExperimentError: 404,
+    UnknownCampaignError: 404,
     UnknownVersionError: 404,
     UnknownPolicyError: 404,
     UnknownKeyError: 404,
     KeyConflictError: 409,
     TooManyPlacementsError: 409,
+    TooManyCampaignsError: 409,
     TooManyExperimentsError: 409,
     ExperimentConflictError: 409,
     PolicyConflictError: 409,

@@ -42,6 +42,8 @@ async def store_events(access: Access, body: bytes, content_type: str) -> Any:
     if events:
         numbers = await _commit(access, events)
         new_events = [event.numbered(seq) for event, seq in zip(events, numbers) if seq]
+        if any(event.list_id is not None for event in new_events):
+            access.tenant.ads.accounts.wake()
         if access.live.state.waits or len(new_events) > MAX_EVENTS_ON_LOOP:
             await access.work.do(access.live.add_events, new_events)
         else:

@@ -50,6 +50,8 @@ class ListReplay:
         if head["origin"] == ORIGIN:
             is_same, reason = redecided(trace)
             return is_same, Answer(head["items"], [0.0] * len(head["items"])), reason
+        if head["origin"] == "ads":
+            return False, None, "an auction is of its moment: budgets and bids have moved on"
         view, reason = self.view_of(trace)
         if view is None:
             return False, None, reason

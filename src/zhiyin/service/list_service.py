@@ -119,6 +119,8 @@ class ListService:
         self._waits = live.state.waits or live.store.path is None or live.streams is not None
         # Filters of requests that the items of these `Answers` have been filtered by.
         self._known_filters: tuple[Any, set[str]] = (None, set())
+        # Seconds in which other showings of users are counted, beside those of lists.
+        self.longest_cap: Callable[[], float] = lambda: 0.0
         # Called with each list and its origin.
         self.on_list: Callable[[ListResult, str], None] = lambda result, origin: None
         # Called with each decision of a policy, of a list too.
@@ -195,7 +197,7 @@ class ListService:
         if frequency is not None and owner is not None:
             counts_explored = self.policies is not None and self.policies.counts_users
             window = max(frequency.seconds, DAY_SECONDS) if counts_explored else frequency.seconds
-            self.live.state.record_showings(owner, result.items, window)
+            self.live.state.record_showings(owner, result.items, max(window, self.longest_cap()))
         if targets:
             self._add_exposure(view, targets, answer.exposed.ravel().tolist())
         current = CURRENT.get()

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from zhiyin.core.durations import microseconds
-from zhiyin.data.project_config import ServiceSection, resolved, streams_address
+from zhiyin.data.project_config import AdsSection, ServiceSection, resolved, streams_address
 from zhiyin.pipeline.model_versions import Bundles
+from zhiyin.service.ad_service import AdService
 from zhiyin.service.experiment_job import ExperimentEvaluator
 from zhiyin.service.experiments import Experiments
 from zhiyin.service.extra_versions import ExtraVersions
@@ -52,6 +53,7 @@ class Tenant:
     writer: GroupCommitWriter = None  # type: ignore[assignment]
     traces: TraceWriter = None  # type: ignore[assignment]
     settings_issues: Sequence[HealthIssue] = ()
+    ads_settings: AdsSection = dataclasses.field(default_factory=AdsSection)
 
     def __post_init__(self) -> None:
         self.store: Store = self.live.store
@@ -75,6 +77,8 @@ class Tenant:
             self.extra_versions,
             self.policies,
         )
+        self.ads = AdService(self.live, self.placements, self.ads_settings)
+        self.list_service.longest_cap = self.ads.longest_cap
         self.skew = SkewMonitor(self.list_service)
         self.live.periodic_tasks.append(lambda view: self.placements.update(view.answers))
         self.evaluator = ExperimentEvaluator(self.store)
@@ -88,7 +92,7 @@ class Tenant:
     def health_issues(self) -> list[HealthIssue]:
         """All that the shop cannot use and runs without."""
         redis_issues = [REDIS_AWAY] if self.live.state.away else []
-        parts = (self.live, self.placements, self.experiments, self.extra_versions, self.policies, self.keys)
+        parts = (self.live, self.placements, self.experiments, self.extra_versions, self.policies, self.ads, self.keys)
         return [*self.settings_issues, *redis_issues, *(entry for part in parts for entry in part.health_issues())]
 
     @classmethod
@@ -152,12 +156,13 @@ class Tenant:
             opened_store.close()
             raise
         keys.watch()
-        tenant = cls(home.resolve().name, live, keys, section, config, settings_issues=settings.health_issues)
+        tenant = cls(home.resolve().name, live, keys, section, config, settings_issues=settings.health_issues,
+                     ads_settings=settings.config.ads)  # fmt: skip
         return tenant, new_keys
 
     def close(self) -> None:
         """Write what waits, and close everything."""
-        for close in (self.skew.close, self.policies.close, self.live.close, self.extra_versions.close,
+        for close in (self.skew.close, self.policies.close, self.ads.close, self.live.close, self.extra_versions.close,
                       self.writer.close, self.traces.close, self.keys.close, self.live.state.close,
                       self.store.close):  # fmt: skip
             close()

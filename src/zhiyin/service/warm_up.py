@@ -20,6 +20,7 @@ from zhiyin.pipeline.list_policy import ListPolicy
 from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
 from zhiyin.pipeline.slot_decision import decide_slots
 from zhiyin.policies.action_sets import action_keys
+from zhiyin.policies.ad_auction import run_auctions
 from zhiyin.policies.registry import make as make_policy
 from zhiyin.ranking.live_index import NO_EVENTS, IndexState
 from zhiyin.service.user_history import UserHistory
@@ -109,8 +110,15 @@ def _warm_up(view: View) -> None:
     if is_first:
         view.search("a", 1)
         _decide_own_actions()
+        _run_auction()
         with contextlib.suppress(ZhiyinError):
             view.answers.model.similar_users(k=2, histories=histories[-1].history, run=Run(threads=1))
+
+
+def _run_auction() -> None:
+    """An auction of two ads, as requests for ads run it."""
+    whole = np.arange(2, dtype=np.int64)
+    run_auctions(np.array([0, 2]), np.full(2, 0.5), whole + 1, whole, whole.astype(np.int32), whole, slots=1)
 
 
 def _decide_own_actions() -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from zhiyin.core.atomic_files import whole_file
 from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.store.ad_ledger import AdLedger
 from zhiyin.store.decisions import DecisionTables
 from zhiyin.store.errors import StoreAwayError, StoreFullError, translated_errors
 from zhiyin.store.forgetting import FORGET_COUNT, count_rows
@@ -53,11 +54,12 @@ class ChangeMarks(NamedTuple):
     catalogue_schema: int
     experiments: int
     policies: int
+    campaigns: int
     forgettings: int
     links: int
 
 
-class Store(ParquetExport, DecisionTables, PolicyStates, LinkTable):
+class Store(ParquetExport, DecisionTables, PolicyStates, LinkTable, AdLedger):
     """Events, items, users, placements, lists and decisions in one database.
 
     Raises ConfigError where it cannot be opened.

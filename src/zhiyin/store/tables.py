@@ -30,6 +30,8 @@ COLUMN_TYPES = "catalogue_schema"
 EXPERIMENTS = "experiments"
 # The table of what people have decided of policies, by placement: mode, frozen, killed, snapshot.
 POLICIES = "policies"
+# The table of campaigns of ads; see `zhiyin.service.campaigns`.
+CAMPAIGNS = "campaigns"
 # Rows, or ids, of one statement at most.
 ROWS_PER_STATEMENT = 500
 
@@ -117,7 +119,7 @@ VERSIONED_TABLES = {
         sa.UniqueConstraint("id", "version"),
         sqlite_autoincrement=True,
     )
-    for name in ("items", "users", "placements", COLUMN_TYPES, EXPERIMENTS, POLICIES)
+    for name in ("items", "users", "placements", COLUMN_TYPES, EXPERIMENTS, POLICIES, CAMPAIGNS)
 }
 # One row for each list that was made, with its trace, and one for each time that a list was really shown.
 LISTS = sa.Table(
@@ -234,8 +236,60 @@ LINKS = sa.Table(
     sa.Index("links_other", "other"),
     sqlite_autoincrement=True,
 )
+# Clicks and purchases of displayed ads, each counted once. Amounts of money are whole micros: millionths of a unit.
+AD_CHARGES = sa.Table(
+    "ad_charges",
+    META,
+    _seq(),
+    sa.Column("list_id", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("item", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),  # click or purchase
+    sa.Column("campaign", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("event", sa.BigInteger, nullable=False),  # its number
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("micros", sa.BigInteger, nullable=False),  # 0: not what is paid for, or beyond the budget
+    sa.UniqueConstraint("list_id", "item", "action"),
+    sqlite_autoincrement=True,
+)
+
+
+def _counts(*names: str) -> list[sa.Column[Any]]:
+    return [sa.Column(name, sa.BigInteger, nullable=False, server_default="0") for name in names]
+
+
+# Sums by campaign and day (days since 1970, UTC; -1: of all days). `reserved`: what the displays were expected to cost.
+AD_TOTALS = sa.Table(
+    "ad_totals",
+    META,
+    sa.Column("campaign", sa.String(MAX_ID_CHARS), primary_key=True),
+    sa.Column("day", sa.BigInteger, primary_key=True, autoincrement=False),
+    *_counts("displays", "reserved", "clicks", "purchases", "paid", "unpaid", "spend"),
+)
+# Sums by ad. `expected`: what is paid for, as many as the model expected, in millionths; `events`: as many as came.
+AD_ITEMS = sa.Table(
+    "ad_items",
+    META,
+    sa.Column("campaign", sa.String(MAX_ID_CHARS), primary_key=True),
+    sa.Column("item", sa.String(MAX_ID_CHARS), primary_key=True),
+    *_counts("displays", "expected", "events"),
+)
+# What displays of a minute (since 1970) are still expected to cost; the row goes when the window of reservations ends.
+AD_RESERVATIONS = sa.Table(
+    "ad_reservations",
+    META,
+    sa.Column("campaign", sa.String(MAX_ID_CHARS), primary_key=True),
+    sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),
+    *_counts("micros"),
+)
+# Requests for ads by hour since 1970.
+AD_TRAFFIC = sa.Table(
+    "ad_traffic",
+    META,
+    sa.Column("hour", sa.BigInteger, primary_key=True, autoincrement=False),
+    *_counts("requests"),
+)
 # What belongs to a list, and goes with it.
-TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS, DECISION_USERS, LIST_NUMBERS)
+TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS, DECISION_USERS, LIST_NUMBERS, AD_CHARGES)
 MARKS = sa.Table("meta", META, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
 # Users who were forgotten, as hashes: a version that has learned of them must not use it. `received`: when.
 FORGOTTEN = sa.Table(
@@ -254,8 +308,9 @@ ACCESS_KEYS = sa.Table(
 )
 # Tables that came within the format.
 _ADDED_TABLES = (
-    *(VERSIONED_TABLES[name] for name in (COLUMN_TYPES, EXPERIMENTS, POLICIES)),
+    *(VERSIONED_TABLES[name] for name in (COLUMN_TYPES, EXPERIMENTS, POLICIES, CAMPAIGNS)),
     OPEN_DECISIONS, DECISIONS, DECISION_USERS, REPORTED_REWARDS, POLICY_STATES, LIST_NUMBERS, LINKS,
+    AD_CHARGES, AD_TOTALS, AD_ITEMS, AD_RESERVATIONS, AD_TRAFFIC,
 )  # fmt: skip
 
 

@@ -14,10 +14,11 @@ from zhiyin.data.project_config.project_data import (
     streams_address,
     streams_folder,
 )
-from zhiyin.data.project_config.service_sections import ServiceSection
+from zhiyin.data.project_config.service_sections import AdsSection, ServiceSection
 from zhiyin.data.project_config.writing import write_config
 
 __all__ = [
-    "FILE_NAME", "Config", "ServiceSection", "load_config", "parse_usable", "read_arguments", "read_data", "read_text",
+    "FILE_NAME", "AdsSection", "Config",
+    "ServiceSection", "load_config", "parse_usable", "read_arguments", "read_data", "read_text",
     "resolved", "row_of", "store_address", "streams_address", "streams_folder", "write_config",
 ]  # fmt: skip

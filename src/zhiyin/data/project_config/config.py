@@ -10,7 +10,7 @@ from pydantic import Field
 from zhiyin.data.event_schema import LARGEST_WEIGHT
 from zhiyin.data.project_config.data_sections import ColumnsSection, DataSection, ReadSection, SchemaSection
 from zhiyin.data.project_config.section import Section
-from zhiyin.data.project_config.service_sections import AnswersSection, ServiceSection, StreamsSection
+from zhiyin.data.project_config.service_sections import AdsSection, AnswersSection, ServiceSection, StreamsSection
 from zhiyin.data.project_config.training_sections import (
     EvaluateSection,
     RunSection,
@@ -65,6 +65,7 @@ with warnings.catch_warnings():
             title="a table of settings, [experiments.NAME]",
             description="Which arms a placement's lists are made by, and what is measured; changes are taken up.",
         )
+        ads: AdsSection = Field(default_factory=AdsSection)
         service: ServiceSection = Field(default_factory=ServiceSection)
         streams: StreamsSection = Field(default_factory=StreamsSection)
         run: RunSection = Field(default_factory=RunSection)

@@ -8,6 +8,7 @@ from ipaddress import ip_network
 from pydantic import field_validator
 
 from zhiyin.core.durations import is_duration
+from zhiyin.core.limits import MAX_KIND_CHARS
 from zhiyin.data.project_config.section import Section, key
 
 # What streams compute; see `zhiyin.store.stream_definitions`.
@@ -143,6 +144,53 @@ class ServiceSection(Section):
     @classmethod
     def _durations(cls, value: str | None) -> str | None:
         if value is not None and not is_duration(value):
+            raise ValueError
+        return value
+
+
+class AdsSection(Section):
+    """How ads are sold, where a request does not say."""
+
+    clicks: list[str] = key(["click"], "kinds of events that are clicks", 'a list such as ["click"]')
+    purchases: list[str] = key(["purchase"], "kinds of events that are purchases", 'a list such as ["purchase"]')
+    pricing: str = key("second", "whether a winner pays the least winning bid, or its own", '"second" or "first"')
+    reserve: int = key(
+        0, "least price, in millionths of a unit", "a whole number from 0 to 1000000000000000", ge=0, le=10**15
+    )
+    quality_floor: float = key(0.0, "least probability of what is paid for", "a number from 0 to 1", ge=0, le=1)
+    candidates: int = key(
+        500, "ads whose probability is computed for a request; the highest bids first",
+        "a whole number from 1 to 10000", ge=1, le=10_000,
+    )  # fmt: skip
+    exploration: float = key(
+        5.0,
+        "how much the model is believed before an ad has been displayed, in events; the fewer, the more ads are tried. "
+        "0: as the model says, nothing is tried",
+        "a number from 0 to 1000000",
+        ge=0,
+        le=1_000_000,
+    )
+    window: str = key("1d", "an event this long after its display is not charged", 'a duration such as "1d"')
+    reservation: str = key("10m", "how long displays hold what they are expected to cost", 'a duration such as "10m"')
+
+    @field_validator("pricing")
+    @classmethod
+    def _pricing(cls, value: str) -> str:
+        if value not in ("second", "first"):
+            raise ValueError
+        return value
+
+    @field_validator("clicks", "purchases")
+    @classmethod
+    def _kinds(cls, value: list[str]) -> list[str]:
+        if not 1 <= len(value) <= 20 or not all(0 < len(kind) <= MAX_KIND_CHARS for kind in value):
+            raise ValueError
+        return value
+
+    @field_validator("window", "reservation")
+    @classmethod
+    def _durations(cls, value: str) -> str:
+        if not is_duration(value):
             raise ValueError
         return value
 
