@@ -23,6 +23,7 @@ pytest.importorskip("starlette")
 
 from pydantic import BaseModel
 
+from zhiyin.api.ad_requests import MAX_MICROS
 from zhiyin.api.requests import ExplorationSettings, PlacementSettings, PolicySettings, RewardRule
 from zhiyin.cli.evaluation_output import evaluate_models
 from zhiyin.cli.project import Project, project_of
@@ -36,11 +37,13 @@ from zhiyin.evaluation.tuning import tune
 from zhiyin.models.als import ALS
 from zhiyin.models.popularity import Popular
 from zhiyin.pipeline import rules
+from zhiyin.pipeline.ad_candidates import sampled_probabilities
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.promotion_gate import decide_promotion
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
+from zhiyin.policies.ad_auction import run_auctions
 from zhiyin.service.placements import validate_setting
 from zhiyin.service.training_share import ShareController
 
@@ -221,7 +224,27 @@ def trained_beside(config: Config, tmp_path: Path) -> None:
         assert 0 < controller.share <= config.service.train_share
 
 
+def advertised(config: Config, tmp_path: Path) -> None:
+    """An auction of three ads with the reserve, and the probabilities that exploration draws."""
+    ads, codes = config.ads, np.arange(3)
+    probabilities = np.array([0.5, 0.3, 0.1])
+    if ads.exploration > 0:
+        probabilities = sampled_probabilities(probabilities, np.zeros(3), np.zeros(3), ads.exploration, 1)
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+    bids = np.full(3, MAX_MICROS)[: ads.candidates]
+    part = probabilities[: len(bids)] * (probabilities[: len(bids)] >= ads.quality_floor)
+    won = run_auctions(np.array([0, len(bids)]), part, bids, np.full(len(bids), ads.reserve), codes, codes, slots=3)
+    shown = won.ads[0] >= 0
+    assert shown.sum() == np.count_nonzero(part)
+    assert (won.prices[0][shown] >= max(ads.reserve, 1)).all()
+    assert (won.prices[0][shown] <= MAX_MICROS).all()
+
+
 USES: dict[str, Callable[[Config, Path], None]] = {
+    "ads.reserve": advertised,
+    "ads.quality_floor": advertised,
+    "ads.candidates": advertised,
+    "ads.exploration": advertised,
     "weights": weighed,
     "data.query_rows": queried,
     "read.header": headed,

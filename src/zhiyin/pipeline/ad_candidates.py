@@ -13,10 +13,10 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.probabilities import has_probabilities
 from zhiyin.ranking.asof import AsOf
 
 MICROS = 1_000_000
-GOALS = ("ctr", "cvr")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,9 +56,9 @@ class Ads:
             parts.append(
                 (np.full(len(codes), number, np.int32), codes, bids, np.full(len(codes), settings.pay == "purchase"))
             )
-        columns = [np.concatenate(column) for column in zip(*parts)] if parts else [
-            np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, bool)]  # fmt: skip
-        return cls(tuple(campaigns), *columns, missing)
+        none = (np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, bool))
+        numbers, items, bids, purchases = map(np.concatenate, zip(*parts, none, strict=True))
+        return cls(tuple(campaigns), numbers, items, bids, purchases, missing)
 
     def with_bids(self, bids: Mapping[str, int], answers: Answers) -> Ads:
         """With the bids of a request, micros by item. Raises ConfigError for an item that is not known.
@@ -123,12 +123,9 @@ def eligible_ads(ads: Ads, items: np.ndarray, excluded: np.ndarray) -> np.ndarra
 
 def check_probabilities(model: Pipeline) -> None:
     """Raises ConfigError for a version whose scores are no probabilities: a bid cannot be multiplied by them."""
-    goal = getattr(model, "goal_", "ranking")
-    if goal not in GOALS or not hasattr(model, "probabilities"):
-        raise ConfigError(
-            f"ads: the version in use was trained for {goal}: its scores are no probabilities, which bids could be "
-            "multiplied by", remedy="zhiyin train --goal ctr",
-        )  # fmt: skip
+    if not has_probabilities(model):
+        what = f"the version in use was trained for {model.goal_}: its scores are no probabilities to multiply bids by"
+        raise ConfigError(f"ads: {what}", remedy="zhiyin train --goal ctr")
 
 
 def action_probabilities(

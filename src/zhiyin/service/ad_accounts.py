@@ -211,8 +211,8 @@ class AdAccounts:
                 continue
             curve = self._curve if one.settings.pacing == "traffic" else EVEN
             for budget, spent, _, end in _periods(accounts, number):
-                spent = np.array([max(0.0, spent - cost[number])])
-                wanted = spend_target(np.array([budget]), spent, curve, begin, interval, np.array([end]))
+                before = np.array([max(0.0, spent - cost[number])])
+                wanted = spend_target(np.array([budget]), before, curve, begin, interval, np.array([end]))
                 result[number] = min(result[number], float(wanted[0]))
         return result
 

@@ -174,11 +174,11 @@ class AdMarket:
             totals += _charge_clicks(ads, prices, clicked, self.campaigns, self.budgets, spend)
             by_step[step] = int(spend.sum()) - before
             shown = ads >= 0
-            cost = np.bincount(self.campaigns[ads[shown]], (guessed * prices)[shown], self.n_campaigns)
-            expected += cost
+            foreseen = np.bincount(self.campaigns[ads[shown]], (guessed * prices)[shown], self.n_campaigns)
+            expected += foreseen
             # As many of the expected clicks as came, with some that came as expected.
             prior = 0.05 * self.budgets
-            cost = cost * (spend + prior) / (expected + prior)
+            cost = foreseen * (spend + prior) / (expected + prior)
             end = np.full(self.n_campaigns, 24.0)
             pacing.update(spend_target(self.budgets, spend - cost, self.curve, step * length, length, end), cost)
         return AdDay(spend, self.budgets, int(totals[0]), int(totals[1]), int(totals[2]), by_step)
