@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from zhiyin.models.random_walk import RP3beta as RP3beta
     from zhiyin.models.ratings.bayesian_fm import BayesianFM as BayesianFM
     from zhiyin.models.ratings.biased_mf import BiasedMF as BiasedMF
+    from zhiyin.models.ratings.rating_baselines import GlobalMean as GlobalMean
+    from zhiyin.models.ratings.rating_baselines import UserItemBias as UserItemBias
+    from zhiyin.models.ratings.rating_blend import RatingBlend as RatingBlend
     from zhiyin.models.ratings.svdpp import SVDpp as SVDpp
     from zhiyin.models.ratings.timesvdpp import TimeSVDpp as TimeSVDpp
     from zhiyin.models.recommender import Recommender as Recommender

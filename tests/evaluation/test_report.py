@@ -32,6 +32,7 @@ class Model:
     fit_seconds: float
     score_seconds_per_1000: float
     peak_mb: float
+    calibration: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass

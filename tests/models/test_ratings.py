@@ -9,14 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from zhiyin.core.errors import DataError
+from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.evaluation.pointwise_metrics import rmse
+from zhiyin.models.loading import load
 from zhiyin.models.ratings.bayesian_fm import BayesianFM
 from zhiyin.models.ratings.biased_mf import BiasedMF
 from zhiyin.models.ratings.one_hot import OneHot
+from zhiyin.models.ratings.rating_baselines import GlobalMean, UserItemBias
+from zhiyin.models.ratings.rating_blend import RatingBlend, stack
 from zhiyin.models.ratings.rating_model import RatingModel, fold
 from zhiyin.models.ratings.svdpp import SVDpp, implicit_sums, sweep
 from zhiyin.models.ratings.timesvdpp import TimeSVDpp
@@ -36,6 +39,21 @@ class TestSVDpp(RecommenderConformance):
 class TestBayesianFM(RecommenderConformance):
     def make(self) -> BayesianFM:
         return BayesianFM(factors=3, sweeps=8, burn=2, kept=4)
+
+
+class TestGlobalMean(RecommenderConformance):
+    def make(self) -> GlobalMean:
+        return GlobalMean()
+
+
+class TestUserItemBias(RecommenderConformance):
+    def make(self) -> UserItemBias:
+        return UserItemBias()
+
+
+class TestRatingBlend(RecommenderConformance):
+    def make(self) -> RatingBlend:
+        return RatingBlend(models="useritembias + biasedmf:factors=4,epochs=5", share=0.2)
 
 
 def test_folding_in_is_ridge_regression() -> None:
@@ -72,6 +90,9 @@ PLANTED = [
     BiasedMF(factors=2, epochs=60, rate=0.02, reg=0.01, reg_bias=0.01),
     SVDpp(factors=2, epochs=60, rate=0.02, reg=0.01, reg_bias=0.01),
     BayesianFM(factors=2, sweeps=80, burn=30, kept=16),
+    RatingBlend(
+        models="useritembias + biasedmf:factors=2,epochs=60,reg=0.01,reg_bias=0.01 + svdpp:factors=2,epochs=60,reg=0.01"
+    ),
 ]
 
 
@@ -104,7 +125,10 @@ def test_svdpp_follows_its_gradient() -> None:
 
     moved = {name: value.copy() for name, value in start.items()}
     order, rate = np.arange(12), 1e-7
-    found = sweep(np.arange(4), order, offsets, items, ratings, 3.0, *moved.values(), np.ones(4), rate, reg, reg_bias)
+    found = sweep(
+        np.arange(4), order, offsets, items, ratings, offsets, items, 3.0, *moved.values(), np.ones(4), rate, reg,
+        reg_bias, np.inf,
+    )  # fmt: skip
     free = dict(start)
     for name, value in start.items():
         for at in np.ndindex(value.shape):
@@ -174,6 +198,64 @@ def test_pairs() -> None:
         model.predict(["u1"], [101, 102])
     with pytest.raises(DataError, match="outside"):
         model.predict([-1], [101], histories=data.histories)
+
+
+def test_the_baselines_by_hand() -> None:
+    """Ratings 1, 5 of user a for x, y; 4 of b for x: mean 10/3, biases with a damping of 1."""
+    data = Dataset.build(pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"], "value": [1.0, 5.0, 4.0]}))
+    assert GlobalMean().fit(data).predict(["a", "?"], ["x", "?"]).tolist() == pytest.approx([10 / 3] * 2)
+    model = UserItemBias(damping_items=1, damping_users=1).fit(data)
+    mean, x, y = 10 / 3, (1 + 4 - 20 / 3) / 3, (5 - 10 / 3) / 2
+    a = (1 - mean - x + 5 - mean - y) / 3
+    assert model.predict(["a", "a"], ["x", "y"]).tolist() == pytest.approx([mean + a + x, mean + a + y], rel=1e-5)
+    assert model.predict(["?"], ["y"]).tolist() == pytest.approx([mean + y], rel=1e-5)
+
+
+def test_stacking_is_ridge_regression_around_equal_weights() -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.normal(3, 1, 4_000)
+    parts = np.column_stack([truth + rng.normal(0, 0.3, 4_000), truth + rng.normal(0, 1.2, 4_000)]).astype(np.float32)
+    weights = stack(parts, truth - 0.5)
+    exact = np.linalg.lstsq(np.column_stack([np.ones(4_000), parts]), truth - 0.5, rcond=None)[0]
+    np.testing.assert_allclose(weights, exact, atol=0.01)
+    # Of two ratings nothing can be learned: the weights stay near equal ones.
+    few = stack(np.array([[1.0, 1.1], [1.0, 1.1]]), np.array([2.0, 2.0]))
+    np.testing.assert_allclose(few[1:], 0.5)
+    assert few @ [1, 1.0, 1.1] == pytest.approx(2.0)
+
+
+def test_a_blend_is_the_weighted_sum_of_its_parts_and_stays_so_on_disk(tmp_path: Path) -> None:
+    data, held = planted()
+    parts = {"useritembias": UserItemBias().fit(data), "biasedmf:factors=2": BiasedMF(factors=2).fit(data)}
+    blend = RatingBlend.of(parts, np.array([0.25, 0.3, 0.6]))
+    users, items = held["user"], held["item"]
+    rows, codes = data.user_ids.encode(users), data.item_ids.encode(items)
+    scores = [model.pair_scores(data.histories, rows, codes, None, Run()) for model in parts.values()]
+    wanted = np.clip(0.25 + 0.3 * scores[0] + 0.6 * scores[1], blend.low_, blend.high_)
+    np.testing.assert_allclose(blend.predict(users, items), wanted, atol=1e-4)
+    assert blend == RatingBlend(models=" + ".join(parts), weights="0.25 0.3 0.6")
+    again = RatingBlend(models=" + ".join(parts), weights="0.25 0.3 0.6").fit(data)
+    np.testing.assert_array_equal(again.predict(users, items), blend.predict(users, items))
+    blend.half_width_ = 0.5
+    blend.save(tmp_path / "blend")
+    loaded = load(tmp_path / "blend")
+    np.testing.assert_array_equal(loaded.predict(users, items), blend.predict(users, items))
+    assert loaded.half_width_ == 0.5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"models": "als"},
+        {"models": "biasedmf + biasedmf"},
+        {"models": " + "},
+        {"weights": "1 2"},
+        {"weights": "a b c d"},
+    ],
+)
+def test_what_is_no_blend_is_said(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError):
+        RatingBlend(**settings).fit(shop())
 
 
 # RMSE on the published fold u1, seed 0; half-widths far below what a wrong formula costs.

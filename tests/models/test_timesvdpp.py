@@ -67,8 +67,8 @@ def test_a_sweep_follows_its_gradient(drifting: bool, day_bias: bool, scaling: b
     moved = {name: value.copy() for name, value in start.items()}
     rate = 1e-7
     found = sweep(
-        np.arange(4), np.arange(12), offsets, items, ratings, bins, devs, day, shares, 3.0, *moved.values(),
-        np.ones(4), rate, penalties, day_bias, scaling,
+        np.arange(4), np.arange(12), offsets, items, ratings, offsets, items, bins, devs, day, shares, 3.0,
+        *moved.values(), np.ones(4), rate, penalties, np.inf, day_bias, scaling,
     )  # fmt: skip
     assert found == pytest.approx(np.sum(errors(**start)[0] ** 2), rel=1e-4)
     still = {("users", 2)} if not scaling else set()

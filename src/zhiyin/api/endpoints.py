@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 
-from zhiyin.api import ad_requests, decision_requests, experiment_settings, requests, responses
+from zhiyin.api import ad_requests, decision_requests, experiment_settings, rating_requests, requests, responses
 from zhiyin.api.endpoint import Endpoint, JsonObject, RawBody
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -43,6 +43,12 @@ RANK = Endpoint(
     "rank", "POST", "/v1/rank", scope="read", visitors=True, tags=("lists",),
     body=requests.RankRequest, response=responses.ItemList,
     description="The given items in the best order for this user; those nobody knows or may see come last, as given.",
+)  # fmt: skip
+PREDICT = Endpoint(
+    "predict", "POST", "/v1/predict", scope="read", visitors=True, tags=("ratings",),
+    body=rating_requests.PredictRequest, response=rating_requests.PredictedRatings,
+    description="The rating that a user would give to each of some items, with the range that ratings have. Needs a "
+    "version\nof `zhiyin train --goal rating`, or another one with a model of ratings; 409 where it predicts none.",
 )  # fmt: skip
 PAGES = Endpoint(
     "pages", "POST", "/v1/pages", scope="read", visitors=True, tags=("lists",),

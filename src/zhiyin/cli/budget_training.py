@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zhiyin.cli.output import duration, print_json, print_table, say
 from zhiyin.cli.project import Project
+from zhiyin.cli.rating_report import print_rating_report
 
 if TYPE_CHECKING:
     from zhiyin.engines.spark.work import SparkWork
@@ -44,7 +45,10 @@ def train_within(
         run = project.run if work is None else dataclasses.replace(project.run, learner=work.learner)
 
         def print_pipeline(pipeline: Pipeline) -> None:
-            print_report(pipeline.report_, choices=not json)
+            if pipeline.report_.get("goal") == "rating":
+                print_rating_report(pipeline.report_, table=not json)
+            else:
+                print_report(pipeline.report_, choices=not json)
             if work is not None:
                 _print_places(pipeline, work)
 

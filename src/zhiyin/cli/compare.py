@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from zhiyin.cli.evaluate import Output
-from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
+from zhiyin.cli.options import (
+    CONFIG,
+    Assume,
+    ConfigFile,
+    EvaluationGoal,
+    Json,
+    Models,
+    NoStore,
+    Seed,
+    Settings,
+    Threads,
+)
 
 
 def compare(
@@ -16,6 +27,7 @@ def compare(
     seed: Seed = None,
     threads: Threads = None,
     json: Json = False,
+    goal: EvaluationGoal = None,
 ) -> None:
     """Evaluate a default set of models on the same split; otherwise as `evaluate`.
 
@@ -23,8 +35,11 @@ def compare(
     Examples:
       zhiyin compare
       zhiyin compare ease als itemknn:k_neighbors=50
+      zhiyin compare --goal rating
     """
     from zhiyin.cli.evaluate import evaluate
+    from zhiyin.cli.evaluation_output import RATING_MODELS
     from zhiyin.cli.project import DEFAULT_MODELS
 
-    evaluate(models or list(DEFAULT_MODELS), param, output, assume, no_store, config, seed, threads, json)
+    chosen = models or list(RATING_MODELS if goal == "rating" else DEFAULT_MODELS)
+    evaluate(chosen, param, output, assume, no_store, config, seed, threads, json, goal=goal)

@@ -17,14 +17,42 @@ if TYPE_CHECKING:
     from zhiyin.models.recommender import Recommender
 
 
-def evaluate_models(project: Project, models: Sequence[Recommender], data: Dataset, work: Work | None = None) -> Any:
+# Models of `evaluate` and `compare` where ratings are the goal and none is named.
+RATING_MODELS = ["BiasedMF", "SVDpp", "BayesianFM"]
+
+
+def goal_of(project: Project, goal: str | None) -> str | None:
+    """What is judged first: as the command says, else as [train] goal does where that is of ratings; None: not said."""
+    return goal or ("rating" if project.config.train.goal == "rating" else None)
+
+
+def evaluated_models(
+    project: Project, models: Sequence[str] | None, params: Sequence[str] | None, goal: str | None
+) -> list[Recommender]:
+    """The models that are named; without any those of the settings, and where ratings are the goal those of ratings."""
+    if models or goal_of(project, goal) != "rating":
+        return project.models(models, params)
+    of_settings = [model for model in project.models(None, params) if model.rating_model is not None]
+    return of_settings or project.models(RATING_MODELS, params)
+
+
+def evaluate_models(
+    project: Project,
+    models: Sequence[Recommender],
+    data: Dataset,
+    work: Work | None = None,
+    goal: str | None = None,
+) -> Any:
     """Evaluate models, each fitted anew on the train part: a saved model has seen the test part. Prints the split.
 
     work: where they are fitted and their lists made; None: in this process.
+    goal: "ranking" or "rating": what is judged first; None: what [train] goal says, or what all models do.
     """
     from zhiyin.core.registry import label
     from zhiyin.data.checks import examine
     from zhiyin.evaluation.protocol import evaluate
+    from zhiyin.evaluation.rating_evaluation import has_ratings
+    from zhiyin.evaluation.rating_metric_names import LIST_METRIC, RATING_METRIC, default_metric
 
     say(repr(data))
     for finding in examine(data, project.config.split.test):
@@ -37,7 +65,11 @@ def evaluate_models(project: Project, models: Sequence[Recommender], data: Datas
         chosen += ", because the log has " + ("times" if data.has_times else "no times")
     say(f"split: {chosen}: {first.protocol}")
     settings = project.config.evaluate
-    main = "ndcg@10" if 10 in settings.k else f"ndcg@{settings.k[0]}"
+    main = default_metric(models if goal is None else (), has_ratings(data))
+    if goal_of(project, goal) == "rating":
+        main = RATING_METRIC
+    elif main == LIST_METRIC and 10 not in settings.k:
+        main = f"ndcg@{settings.k[0]}"
     return evaluate(
         {label(model): model for model in models},
         split=splits,
@@ -45,6 +77,7 @@ def evaluate_models(project: Project, models: Sequence[Recommender], data: Datas
         main=main,
         exclude_seen=settings.exclude_seen,
         rounds=settings.bootstrap,
+        threshold=settings.threshold,
         run=project.run,
         title=project.title(data),
         work=work,

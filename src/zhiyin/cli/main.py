@@ -24,6 +24,7 @@ from zhiyin.cli import (
     init,
     key,
     policy,
+    predict,
     recommend,
     serve,
     sessions,
@@ -65,6 +66,7 @@ COMMANDS = (
     "compare",
     "tune",
     "recommend",
+    "predict",
     "similar",
     "sessions",
     "versions",
@@ -164,6 +166,7 @@ app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(tune.tune)
 app.command()(recommend.recommend)
+app.command()(predict.predict)
 app.command()(similar.similar)
 app.command()(sessions.sessions)
 app.command()(export.export)

@@ -38,6 +38,10 @@ Assume = Annotated[
     list[str] | None,
     typer.Option("--assume", metavar="KEY=VALUE", help="What files leave open, as under [read]: day_first=true."),
 ]
+EvaluationGoal = Annotated[
+    str | None,
+    typer.Option("--goal", help="What is judged first: ranking or rating; default [train] goal, or what models do."),
+]
 NoStore = Annotated[bool, typer.Option("--no-store", help="Leave out the events of the service's store.")]
 Engine = Annotated[
     str | None, typer.Option("--engine", help="Where the work is done: spark://host:7077, sc://host:15002, local[*].")
@@ -50,3 +54,14 @@ EngineOptions = Annotated[
 ]
 
 CONFIG = Path("zhiyin.toml")
+
+GOALS_OF_EVALUATION = ("ranking", "rating")
+
+
+def checked_goal(goal: str | None) -> str | None:
+    """What `--goal` of an evaluation says. Raises ConfigError for another text."""
+    from zhiyin.core.errors import ConfigError
+
+    if goal is not None and goal not in GOALS_OF_EVALUATION:
+        raise ConfigError(f"--goal {goal!r} cannot be judged", remedy=f"one of {', '.join(GOALS_OF_EVALUATION)}")
+    return goal

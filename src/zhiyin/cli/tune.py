@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, NoStore, Seed, Threads, checked_duration
+from zhiyin.cli.options import (
+    CONFIG,
+    Assume,
+    ConfigFile,
+    EvaluationGoal,
+    Json,
+    NoStore,
+    Seed,
+    Threads,
+    checked_duration,
+    checked_goal,
+)
 from zhiyin.core.atomic_files import whole_file
 from zhiyin.core.durations import microseconds
 
@@ -27,8 +38,12 @@ def tune(
     seed: Seed = None,
     threads: Threads = None,
     json: Json = False,
+    goal: EvaluationGoal = None,
 ) -> None:
     """Search the hyperparameters of a model. The test part is not used.
+
+    A model of ratings is tuned by RMSE where the log has ratings, any other by NDCG@10; [tune] metric and --goal say
+    otherwise.
 
     \b
     Examples:
@@ -37,6 +52,7 @@ def tune(
     """
     from zhiyin.cli.output import print_json, say
     from zhiyin.cli.project import open_project
+    from zhiyin.evaluation.rating_metric_names import LIST_METRIC, RATING_METRIC, is_rating_metric
     from zhiyin.evaluation.tuning import tune as search
 
     project = open_project(config, seed, threads, assume)
@@ -49,10 +65,13 @@ def tune(
     if not resume:
         storage.unlink(missing_ok=True)
     limit = timeout or settings.timeout
+    metric = settings.metric
+    if checked_goal(goal) is not None and (metric is None or is_rating_metric(metric) != (goal == "rating")):
+        metric = RATING_METRIC if goal == "rating" else LIST_METRIC
     result = search(
         instance,
         train,
-        metric=settings.metric,
+        metric=metric,
         trials=trials or settings.trials,
         timeout=microseconds(limit) / 1e6 if limit else None,
         fixed=[part.partition("=")[0].strip() for part in model.partition(":")[2].split(",") if part],
@@ -68,7 +87,7 @@ def tune(
     if json:
         print_json(result.to_json())
         return
-    say(f"{name}: {settings.metric} {result.value:.4f} on the validation window")
+    say(f"{name}: {result.metric} {result.value:.4f} on the validation window")
     typer.echo("\n".join(lines))
     if not write:
         say(f"next: put these lines into {config} (or run again with --resume --write), then zhiyin evaluate")

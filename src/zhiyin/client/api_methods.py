@@ -22,6 +22,7 @@ from zhiyin.client import (
     link_calls,
     list_calls,
     policy_calls,
+    rating_calls,
 )
 from zhiyin.client.api_call import Call, CallSequence
 
@@ -67,6 +68,7 @@ class Methods:
     recommend = method(list_calls.recommend)
     more = method(list_calls.more)
     rank = method(list_calls.rank)
+    predict = method(rating_calls.predict)
     similar = method(list_calls.similar)
     similar_users = method(list_calls.similar_users)
     popular = method(list_calls.popular)

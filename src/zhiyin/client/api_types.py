@@ -72,6 +72,36 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
+class PredictedRating:
+    """A predicted rating. low, high: where 90 % of ratings lie, None where not measured; known: the item is known."""
+
+    item: str
+    rating: float
+    low: float | None = None
+    high: float | None = None
+    known: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingPredictions:
+    """Predicted ratings in the order asked; iterating gives them.
+
+    Parameters
+    ----------
+    version: of the model. known: whether anything is known of the user.
+    range: lowest and highest rating that was learned.
+    """
+
+    ratings: list[PredictedRating]
+    version: int
+    known: bool
+    range: tuple[float, float]
+
+    def __iter__(self) -> Iterator[PredictedRating]:
+        return iter(self.ratings)
+
+
+@dataclasses.dataclass(frozen=True)
 class Recommendations:
     """A list, best first; iterating gives its items.
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from zhiyin.evaluation.rating_metric_names import RATING, is_rating_metric
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -33,6 +35,8 @@ class ModelScores(Protocol):
     def score_seconds_per_1000(self) -> float: ...
     @property
     def peak_mb(self) -> float: ...
+    @property
+    def calibration(self) -> Sequence[Mapping[str, Any]]: ...
 
 
 class Comparison(Protocol):
@@ -69,6 +73,11 @@ WORDS: dict[str, tuple[str, str, str]] = {
     "log_loss": ("Log-loss", "↓", "surprise of the predicted probabilities at what happened"),
     "rmse": ("RMSE", "↓", "root of the mean squared error of predicted values"),
     "mae": ("MAE", "↓", "mean absolute error of predicted values"),
+    "calibration_error": (
+        "Calibration error",
+        "↓",
+        "how far the mean prediction is from the mean of what was given, by buckets of predictions",
+    ),
     "coverage": ("Coverage", "↑", "share of the catalogue that is recommended to anyone"),
     "gini": ("Gini", "↓", "inequality of recommendations among items: 0 even, 1 all to one item"),
     "novelty": ("Novelty", "", "how unknown the recommended items are, in bits"),
@@ -94,7 +103,8 @@ WORDS: dict[str, tuple[str, str, str]] = {
 def rich_table(evaluation: Comparison, metrics: Sequence[str] | None = None) -> Table:
     """The models, best first. Bold: the best; "n.s.": not distinguishable from it at p < 0.05.
 
-    metrics: columns beside the main one; None: recall, coverage and popularity lift at the same k.
+    metrics: columns beside the main one; None: recall, coverage and popularity lift at the same k; beside a metric of
+        ratings the other ones of ratings, and NDCG at the first k.
     """
     from rich import box
     from rich.markup import escape
@@ -122,6 +132,8 @@ def table_cells(
     if metrics is None:
         at = main.partition("@")[2]
         metrics = [f"{name}@{at}" for name in ("recall", "coverage", "popularity_lift")]
+        if is_rating_metric(main):
+            metrics = [*RATING, f"ndcg@{evaluation.k[0]}"]
     names = {name for model in evaluation.models for name in model.metrics}
     others = [name for name in metrics if name in names and name != main]
     header = ["model", label(main), "p", *map(label, others), "fit", "ms per 1,000 users", "peak MB"]

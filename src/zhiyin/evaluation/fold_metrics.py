@@ -17,6 +17,7 @@ from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.beyond_accuracy import BEYOND_ACCURACY, FIRST_K_ONLY, EvaluatedLists, popularity_groups
 from zhiyin.evaluation.model_evaluation import PeakMemory, Window, WindowResult, accuracy, evaluate_window
+from zhiyin.evaluation.rating_evaluation import RatingResult, RatingWindow, evaluate_ratings, rating_model_of
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 
@@ -31,7 +32,8 @@ DIVERSITY_SAMPLE_STREAM = 221
 
 @dataclasses.dataclass(frozen=True)
 class ModelFoldResult:
-    """One model on one fold. `by_item_segment`: {"head items": {"recall@10": float64[n], NaN without such truth}}."""
+    """One model on one fold. `by_item_segment`: {"head items": {"recall@10": float64[n], NaN without such truth}};
+    `ratings`: None where there are none, or the model predicts none."""
 
     per_user: dict[str, np.ndarray]
     list_metrics: dict[str, float]
@@ -39,6 +41,7 @@ class ModelFoldResult:
     fit_seconds: float
     score_seconds: float
     peak_mb: float
+    ratings: RatingResult | None = None
 
 
 class Work(Protocol):
@@ -70,8 +73,12 @@ class LocalWork:
 class Fold:
     """A test window, with what the metrics of all models on it share, computed once."""
 
-    def __init__(self, window: Window, ks: list[int], run: Run, work: Work | None = None) -> None:
+    def __init__(
+        self, window: Window, ks: list[int], run: Run, work: Work | None = None, ratings: RatingWindow | None = None
+    ) -> None:
+        """ratings: of the same split; None where it has none."""
         self.window, self.ks, self.run, self.work = window, ks, run, work or LocalWork()
+        self.ratings = ratings
         train = window.train
         incidence = train.matrix()
         self.counts = np.bincount(incidence.indices, minlength=train.n_items).astype(np.float64)
@@ -109,6 +116,12 @@ class Fold:
                 self.work.fit(model, window.train, self.run)
                 fit_seconds = time.perf_counter() - started
             result = self.work.evaluate_window(model, window, self.ks, self.run, auc=auc, label=f"{name}: ranking")
+            rating_model = rating_model_of(model) if self.ratings is not None else None
+            rated = (
+                evaluate_ratings(rating_model, self.ratings, self.run)
+                if rating_model is not None and self.ratings is not None
+                else None
+            )
         if self.popular_lists is None:
             if is_plain_popular(model):
                 self.popular_lists = result.lists
@@ -120,7 +133,7 @@ class Fold:
             segment: self._accuracy_of_items(result, items) for segment, items in self.item_segments.items()
         }
         return ModelFoldResult(
-            result.per_user | per_user, list_metrics, by_item_segment, fit_seconds, result.seconds, memory.mb
+            result.per_user | per_user, list_metrics, by_item_segment, fit_seconds, result.seconds, memory.mb, rated
         )
 
     def _beyond_accuracy(

@@ -20,6 +20,7 @@ from zhiyin.data.evaluable_users import relevant_pairs
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.pointwise_metrics import user_auc
+from zhiyin.evaluation.rating_metric_names import RATING, is_rating_metric
 from zhiyin.models.recommender import Recommender
 
 # The remedy of an error where only repeats are relevant, for callers and for users of the command line.
@@ -167,14 +168,16 @@ def accuracy(
 
 
 def metric_k(metric: str, auc: bool = False) -> int | None:
-    """The k of "ndcg@10"; None for "auc". Raises ConfigError for what is no metric of a user's list."""
-    if auc and metric == "auc":
+    """The k of "ndcg@10"; None for "auc" and metrics of ratings. Raises ConfigError for what is no metric."""
+    if (auc and metric == "auc") or is_rating_metric(metric):
         return None
     name, _, k = metric.partition("@")
     if name not in RANKING or not k.isdigit() or int(k) < 1:
         raise ConfigError(
-            f"{metric!r} is no metric of ranked lists",
-            remedy="auc needs auc=True" if metric == "auc" else suggest(metric, [f"{n}@10" for n in RANKING]),
+            f"{metric!r} is no metric of ranked lists, nor of ratings",
+            remedy="auc needs auc=True"
+            if metric == "auc"
+            else suggest(metric, [*(f"{n}@10" for n in RANKING), *RATING]),
         )
     return int(k)
 

@@ -35,9 +35,48 @@ def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float:
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """LogLoss = -mean(y ln p + (1 - y) ln(1 - p)), p clipped to [ε, 1 - ε] with ε = 2.2e-16."""
+    return float(np.mean(binary_losses(labels, probabilities)))
+
+
+def binary_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """-(y ln p + (1 - y) ln(1 - p)) of each row, float64[n], p clipped as in `log_loss`, which is the mean."""
     epsilon = np.finfo(np.float64).eps
     p = np.clip(np.asarray(probabilities, dtype=np.float64), epsilon, 1 - epsilon)
-    return float(-np.mean(np.where(np.asarray(labels) > 0, np.log(p), np.log1p(-p))))
+    return -np.where(np.asarray(labels) > 0, np.log(p), np.log1p(-p))
+
+
+def platt_probabilities(scores: np.ndarray, labels: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """P(label) = 1 / (1 + exp(-(a + b score))), float64[n]; a and b for each half of the rows are fitted on the other.
+
+    Logistic regression by Newton's method, labels smoothed as by Platt, "Probabilistic outputs for support vector
+    machines", 1999: with n₊ positives and n₋ negatives, (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2).
+
+    halves: bool[n], the half of each row.
+    """
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels) > 0
+    centre, spread = scores.mean() if len(scores) else 0.0, scores.std() if len(scores) else 1.0
+    x = (scores - centre) / (spread or 1.0)
+    out = np.empty(len(x))
+    for half in (False, True):
+        a, b = _logistic(x[halves != half], labels[halves != half])
+        out[halves == half] = 1 / (1 + np.exp(-np.clip(a + b * x[halves == half], -30, 30)))
+    return out
+
+
+def _logistic(x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Constant and slope of Platt's regression of labels on x; 0 and 0 of no rows."""
+    n_positive, n_negative = int(labels.sum()), int((~labels).sum())
+    target = np.where(labels, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
+    design, weights = np.column_stack([np.ones(len(x)), x]), np.zeros(2)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
+        gradient = design.T @ (target - p) - 1e-6 * weights
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights + np.clip(step, -4, 4)
+        if np.abs(step).max() < 1e-8:
+            break
+    return float(weights[0]), float(weights[1])
 
 
 def rmse(values: np.ndarray, predictions: np.ndarray) -> float:

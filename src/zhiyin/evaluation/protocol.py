@@ -38,9 +38,13 @@ from zhiyin.evaluation.model_evaluation import (
     metric_k,
 )
 from zhiyin.evaluation.protocol_text import evaluated_users, protocol_sentences, title_text, warning_sentences
+from zhiyin.evaluation.rating_comparison import RatingComparison, rating_sentences
+from zhiyin.evaluation.rating_evaluation import RatingWindow, need_ratings
+from zhiyin.evaluation.rating_metric_names import default_metric, is_rating_metric
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
+from zhiyin.models.ratings.rating_baselines import GlobalMean, UserItemBias
 from zhiyin.models.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -52,7 +56,8 @@ class ModelResult:
     """One model's figures: means over users, 95 % intervals, p against the best (Holm), by segment, cost.
 
     A user of several folds counts in the means once a fold; intervals and tests take all of their rows as one user's.
-    `fit_seconds` is NaN for a model that was given fitted. `peak_mb`: see `model_evaluation.PeakMemory`.
+    `fit_seconds` is NaN for a model that was given fitted. `peak_mb`: see `model_evaluation.PeakMemory`. `calibration`:
+    of a model of ratings, mean predicted and true rating by bucket (`rating_evaluation.calibration_table`).
     """
 
     name: str
@@ -64,14 +69,16 @@ class ModelResult:
     fit_seconds: float
     score_seconds_per_1000: float
     peak_mb: float
+    calibration: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """A comparison of models under one protocol. Print it, `report` it, or take the figures out.
 
-    `main`: the primary metric, such as "ndcg@10". `per_user`: {model: {metric: float64[n]}} with NaN where a metric is
-    not defined; row r is user `users[r]` (a user evaluated in several folds has a row in each).
+    `main`: the primary metric, such as "ndcg@10" or "rmse". `per_user`: {model: {metric: float64[n]}} with NaN where a
+    metric is not defined; row r is user `users[r]` (a user evaluated in several folds has a row in each). `ratings`:
+    the losses of each test rating; None where the log has no ratings, or no model predicts them.
     """
 
     title: str
@@ -84,6 +91,7 @@ class Evaluation:
     models: list[ModelResult]
     per_user: dict[str, dict[str, np.ndarray]]
     users: pl.Series
+    ratings: RatingComparison | None = None
 
     def __getitem__(self, name: str) -> ModelResult:
         return next(model for model in self.models if model.name == name)
@@ -140,11 +148,12 @@ def evaluate(
     *,
     split: Split | Sequence[Split] | None = None,
     k: int | Sequence[int] = (10, 20),
-    main: str = "ndcg@10",
+    main: str | None = None,
     exclude_seen: bool = True,
     rounds: int = 1000,
     baselines: bool = True,
     auc: bool = False,
+    threshold: float | None = None,
     run: Run | None = None,
     title: str = "",
     work: Work | None = None,
@@ -159,11 +168,15 @@ def evaluate(
         are then fitted afresh for each fold and the users of all folds evaluated together.
     k: lengths of lists. The length in `main` is added if it is missing.
     main: the primary metric, by which models are sorted and tested: a name in `ranking_metrics.RANKING` at a k, such
-        as "ndcg@10", or "auc".
+        as "ndcg@10", "auc", or of ratings "rmse", "mae" or "log_loss". None: "rmse" where all models predict ratings
+        and the test part has some, else "ndcg@10". Ratings are evaluated beside lists wherever a model predicts them.
     exclude_seen: do not recommend items of a user's history; such items are not relevant either.
     rounds: bootstrap resamples of users for the 95 % intervals; 0 for no intervals.
-    baselines: add Random, Popular and, for a log with times over more than 14 days, Popular with a half-life.
+    baselines: add Random, Popular and, for a log with times over more than 14 days, Popular with a half-life; where
+        the primary metric is one of ratings, Popular, the global mean and the biases of users and items.
     auc: also compute the AUC of each user over the whole catalogue, by a second pass over all scores.
+    threshold: a rating of at least this is liked, for the log-loss of ratings; None: .5 where all are 0 or 1, else
+        there is none.
     work: where models are fitted and lists are made, such as on a cluster; None: in this process.
 
     Raises
@@ -172,13 +185,17 @@ def evaluate(
     """
     run = run or Run()
     splits = _splits(train, test, split)
-    ks = _lengths(k, metric_k(main, auc))
     chosen = _named(models)
+    rating_windows = [RatingWindow.of(part, threshold) for part in splits]
+    main = main or default_metric(chosen.values(), all(window is not None for window in rating_windows))
+    by_ratings, ks = is_rating_metric(main), _lengths(k, metric_k(main, auc))
+    if by_ratings:
+        need_ratings(rating_windows)
     _refuse_leaks(chosen, splits)
     if baselines:
-        chosen = _baselines(chosen, splits[0].train) | chosen
+        chosen = _baselines(chosen, splits[0].train, by_ratings) | chosen
     windows = [Window.of(part, exclude_seen) for part in splits]
-    folds = [Fold(window, ks, run, work) for window in windows]
+    folds = [Fold(window, ks, run, work, rated) for window, rated in zip(windows, rating_windows)]
     # A plain Popular goes first: its lists are what serendipity compares with.
     order = sorted(chosen, key=lambda name: not is_plain_popular(chosen[name]))
     outcomes: dict[str, list[ModelFoldResult]] = {name: [] for name in chosen}
@@ -189,6 +206,9 @@ def evaluate(
     per_user = {name: _joined([o.per_user for o in outcomes[name]]) for name in chosen}
     segments = _joined([fold.segments for fold in folds])
     metrics = {name: _means(per_user[name], outcomes[name], ks) for name in chosen}
+    ratings = _compared_ratings(folds, outcomes)
+    if ratings is not None:
+        metrics = {name: figures | ratings.metrics(name) for name, figures in metrics.items()}
     sign = -1 if direction(main) == "↓" else 1
     best = max(chosen, key=lambda name: _or_lowest(sign * metrics[name].get(main, math.nan)))
     users = evaluated_users(windows)
@@ -199,6 +219,8 @@ def evaluate(
     for metric in tested:
         for name, p in paired_tests({name: per_user[name][metric] for name in chosen}, best, groups).items():
             p_values[name][metric] = p
+    for name, tests in ({} if ratings is None else ratings.p_values(best)).items():
+        p_values[name] |= tests
     results = []
     for name, model in chosen.items():
         results_of_model = outcomes[name]
@@ -210,22 +232,32 @@ def evaluate(
             for segment in results_of_model[0].by_item_segment
         }
         n_judged = sum(len(window) for window in windows)
+        intervals = {m: (float(a), float(b)) for m, a, b in zip(names, low, high) if not math.isnan(a)}
+        by_segment = _by_segment(per_user[name], segments, by_item_segment)
+        if ratings is not None:
+            intervals |= ratings.intervals(name, run, rounds)
+            for segment, figures in ratings.by_segment(name).items():
+                by_segment[segment] = figures | by_segment.get(segment, {})
         results.append(
             ModelResult(
                 name,
                 settings_of(model),
                 metrics[name],
-                {m: (float(a), float(b)) for m, a, b in zip(names, low, high) if not math.isnan(a)},
+                intervals,
                 p_values[name],
-                _by_segment(per_user[name], segments, by_item_segment),
+                by_segment,
                 float(np.mean([o.fit_seconds for o in results_of_model])),
                 1000 * sum(o.score_seconds for o in results_of_model) / n_judged,
                 max(o.peak_mb for o in results_of_model),
+                [] if ratings is None else ratings.calibration(name),
             )
         )
+    sentences = protocol_sentences(splits, windows, folds, ks, rounds, run, auc)
+    if ratings is not None:
+        sentences[1:1] = rating_sentences([window for window in rating_windows if window is not None])
     return Evaluation(
         title or title_text(windows),
-        protocol_sentences(splits, windows, folds, ks, rounds, run, auc),
+        sentences,
         warning_sentences(splits, windows),
         ks,
         main,
@@ -234,7 +266,17 @@ def evaluate(
         results,
         per_user,
         users,
+        ratings,
     )
+
+
+def _compared_ratings(folds: list[Fold], outcomes: dict[str, list[ModelFoldResult]]) -> RatingComparison | None:
+    """The ratings of all folds; None where a fold has none, or no model predicts them."""
+    windows = [fold.ratings for fold in folds if fold.ratings is not None]
+    results = {name: [one.ratings for one in found] for name, found in outcomes.items()}
+    if len(windows) < len(folds) or not any(all(one is not None for one in found) for found in results.values()):
+        return None
+    return RatingComparison.of(windows, results, [fold.item_segments["head items"] for fold in folds])
 
 
 def _splits(train: Dataset | None, test: Dataset | None, split: Split | Sequence[Split] | None) -> list[Split]:
@@ -287,10 +329,12 @@ def _refuse_leaks(models: dict[str, Recommender], splits: list[Split]) -> None:
                 )
 
 
-def _baselines(models: dict[str, Recommender], train: Dataset) -> dict[str, Recommender]:
+def _baselines(models: dict[str, Recommender], train: Dataset, by_ratings: bool) -> dict[str, Recommender]:
     """The baselines that are not among the models already."""
     wanted: dict[str, Recommender] = {"Random": Random(), "Popular": Popular()}
-    if train.has_times and train.window[1] - train.window[0] > 14 * UNITS["d"]:
+    if by_ratings:
+        wanted = {"Global mean": GlobalMean(), "User + item bias": UserItemBias(), "Popular": Popular()}
+    elif train.has_times and train.window[1] - train.window[0] > 14 * UNITS["d"]:
         wanted["Popular 7d"] = Popular(half_life="7d")
     existing = [(type(model), settings_of(model)) for model in models.values()]
     return {

@@ -26,7 +26,9 @@ from zhiyin.evaluation.comparison_table import (
     ranked,
     seconds,
 )
+from zhiyin.evaluation.rating_metric_names import RATING, is_rating_metric
 from zhiyin.evaluation.report_figures import COLOURS, scatter, segments
+from zhiyin.evaluation.report_ratings import calibration_figure, calibration_section
 
 
 def write_report(evaluation: Comparison, path: str | Path) -> Path:
@@ -37,6 +39,7 @@ def write_report(evaluation: Comparison, path: str | Path) -> Path:
         scatter(evaluation, models, colours, "coverage"),
         scatter(evaluation, models, colours, "fit time"),
         segments(evaluation, models, colours),
+        calibration_figure(models, colours),
     ]
     drawn = [figure for figure in figures if figure["data"]]
     body = "".join(
@@ -44,6 +47,7 @@ def write_report(evaluation: Comparison, path: str | Path) -> Path:
             _header(evaluation, models),
             _protocol(evaluation),
             _tables(evaluation, models, colours),
+            _calibration(models),
             _charts(evaluation, models, colours, {figure["id"] for figure in drawn}),
             _settings(models, colours),
             _versions(evaluation),
@@ -82,6 +86,12 @@ def write_page(path: str | Path, title: str, body: str, figures: list[dict[str, 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page)
     return path
+
+
+def _calibration(models: list[ModelScores]) -> str:
+    """The section on ratings, with the place of its figure."""
+    section = calibration_section(models)
+    return section.replace("</section>", '<div class="chart" id="calibration"></div></section>') if section else ""
 
 
 def _header(evaluation: Comparison, models: list[ModelScores]) -> str:
@@ -130,6 +140,8 @@ def _protocol(evaluation: Comparison) -> str:
 def _tables(evaluation: Comparison, models: list[ModelScores], colours: dict[str, str]) -> str:
     """The main table, a folded one for each other k, and what the metrics mean."""
     names = list(dict.fromkeys(name for model in models for name in model.metrics))
+    if is_rating_metric(evaluation.main):
+        names = [*(name for name in RATING if name in names), *(name for name in names if name not in RATING)]
     ks = {name: name.partition("@")[2] for name in names}
     own = ks.get(evaluation.main, "")
     others = [name for name in names if ks[name] in ("", own) and name != evaluation.main]

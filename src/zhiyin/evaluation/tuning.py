@@ -24,8 +24,19 @@ from zhiyin.core.params import Param, params_of, settings_of, whole_number
 from zhiyin.core.registry import label
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.splits import split
+from zhiyin.data.splits import Split, split
+from zhiyin.evaluation.comparison_table import direction
 from zhiyin.evaluation.model_evaluation import Window, evaluate_window, metric_k
+from zhiyin.evaluation.rating_evaluation import (
+    RatingWindow,
+    calibration_error,
+    calibration_table,
+    evaluate_ratings,
+    figure,
+    has_ratings,
+    need_ratings,
+)
+from zhiyin.evaluation.rating_metric_names import default_metric, is_rating_metric
 from zhiyin.models import registry
 from zhiyin.models.recommender import Recommender
 
@@ -81,7 +92,7 @@ def tune(
     model: Recommender | str,
     train: Dataset,
     *,
-    metric: str = "ndcg@10",
+    metric: str | None = None,
     trials: int = 30,
     timeout: float | None = None,
     validation: str | float | None = None,
@@ -89,6 +100,7 @@ def tune(
     fixed: Sequence[str] = (),
     exclude_seen: bool = True,
     run: Run | None = None,
+    parts: Split | None = None,
 ) -> TuneResult:
     """Search the `tune` ranges of a model's hyperparameters with Optuna (TPE, median pruning).
 
@@ -98,10 +110,12 @@ def tune(
         "als:factors=32" is held, as are the settings named in `fixed`.
     train: all there is to learn from. Its last window (or, without times, a random share of each user's events) is
         held out to validate on.
-    metric: as in `evaluate`; more is better for all of them.
+    metric: as `main` in `evaluate`: of lists, such as "ndcg@10", or of ratings, such as "rmse". None: "rmse" for a
+        model of ratings where the log has some, else "ndcg@10".
     trials: how many in all, those already in `storage` counted.
     timeout: seconds after which no trial begins, and a model that reports its epochs stops in the middle of one.
     validation: a duration ("7d") or share (0.2) of train; a share where there are no times.
+    parts: `train` as a part to learn from and a part to validate on, instead of `validation`.
     storage: file that keeps the trials: SQLite when it ends in .db, .sqlite or .sqlite3, else an Optuna journal.
         Asked again with the same model, metric, data and validation, the search goes on from there.
 
@@ -114,16 +128,21 @@ def tune(
     if not space:
         raise ConfigError(f"{type(model).__name__} has nothing to tune", remedy="its settings are all fixed")
     trials = whole_number(trials, "trials")
-    parts = split(train, "time" if train.has_times else "ratio", test=validation, run=run)
-    window = Window.of(parts, exclude_seen)
+    metric, given = metric or default_metric([model], has_ratings(train)), parts is not None
+    if parts is None:
+        by = "auto" if is_rating_metric(metric) else "time" if train.has_times else "ratio"
+        parts = split(train, by, test=validation, run=run, exclude_seen=exclude_seen)
+    window = _window(metric, parts, exclude_seen)
     start = settings_of(model)
     key = [train.fingerprint, validation, exclude_seen, {name: start[name] for name in start if name not in space}]
+    key += [parts.train.fingerprint] if given else []
     digest = hashlib.blake2b(json.dumps(key, default=str).encode(), digest_size=6).hexdigest()
     deadline = time.monotonic() + timeout if timeout is not None else None
-    objective = _Objective(type(model), start, space, window, metric, run, deadline)
+    objective = _Objective(type(model), start, space, _Validation.of(window, metric, run), run, deadline)
     interrupted = False
     with _quiet(optuna):
-        study = _open_study(optuna, f"{type(model).__name__} {metric} {digest}", storage)
+        less = direction(metric) == "↓"
+        study = _open_study(optuna, f"{type(model).__name__} {metric} {digest}", storage, less)
         done = _finished(study)
         # A search that goes on must not draw what it drew before.
         study.sampler = optuna.samplers.TPESampler(seed=_seed(run, len(done)))
@@ -146,7 +165,7 @@ def tune(
                 raise KeyboardInterrupt
             raise DataError("no trial was finished in time", remedy="a longer timeout")
         # The first of equals, so that the answer does not hang on the storage.
-        best = max(complete, key=lambda trial: (trial.value, -trial.number))
+        best = max(complete, key=lambda trial: (-trial.value if less else trial.value, -trial.number))
         chosen = start | {name: best.params[name] for name in space if name in best.params}
         first = _inside(space, start)
         began = next((t.value for t in complete if all(t.params.get(n) == v for n, v in first.items())), float("nan"))
@@ -164,43 +183,91 @@ def tune(
     )
 
 
+def _window(metric: str, parts: Split, exclude_seen: bool) -> Window | RatingWindow:
+    """What trials are judged on: lists or ratings."""
+    if not is_rating_metric(metric):
+        metric_k(metric)
+        return Window.of(parts, exclude_seen)
+    ratings = RatingWindow.of(parts)
+    need_ratings([ratings])
+    assert ratings is not None
+    if metric == "log_loss" and ratings.threshold is None:
+        raise ConfigError("log_loss needs ratings of 0 or 1", remedy="tune by rmse or mae")
+    return ratings
+
+
+class _Validation:
+    """The part to validate on, in growing parts of its users: the whole catalogue ranked, or ratings predicted."""
+
+    def __init__(self, train: Dataset, metric: str, parts: Sequence[Window | RatingWindow], run: Run) -> None:
+        self.train, self.metric, self.parts, self.run = train, metric, parts, run
+
+    @classmethod
+    def of(cls, window: Window | RatingWindow, metric: str, run: Run) -> _Validation:
+        """In a seeded order of the users."""
+        rated = isinstance(window, RatingWindow)
+        users, place = np.unique(window.users, return_inverse=True) if rated else (window.users, np.zeros(0, np.int64))
+        order = run.rng(231).permutation(len(users))
+        sizes = sorted({min(len(order), max(_FEWEST, round(part * len(order)))) for part in _PARTS})
+        some = np.split(order, sizes[:-1])
+        if rated:
+            return cls(window.train, metric, [window.take(np.isin(place, rows)) for rows in some], run)
+        return cls(window.train, metric, [window.take(rows) for rows in some], run)
+
+    def values(self, model: Recommender, part: Window | RatingWindow) -> np.ndarray:
+        """What the figure is a mean of: a value a user, or a loss a rating."""
+        if not isinstance(part, RatingWindow):
+            return evaluate_window(model, part, [metric_k(self.metric) or 1], self.run).per_user[self.metric]
+        rating_model = model.rating_model
+        if rating_model is None:
+            raise ConfigError(
+                f"{type(model).__name__} predicts no ratings", remedy="tune it by a metric of lists: ndcg@10"
+            )
+        result = evaluate_ratings(rating_model, part, self.run)
+        if self.metric in result.losses:
+            return result.losses[self.metric]
+        return np.full(len(part), calibration_error(calibration_table(part.ratings, result.predictions)))
+
+    def figure(self, values: np.ndarray) -> float:
+        return figure(self.metric, float(values.mean()))
+
+
 class _Objective:
-    """Fit a trial's model on the train part, then evaluate it on growing parts of the users, in a seeded order."""
+    """Fit a trial's model on the train part, then evaluate it on growing parts of the users."""
 
     def __init__(
         self,
         owner: type[Recommender],
         start: dict[str, Any],
         space: dict[str, Param],
-        window: Window,
-        metric: str,
+        validation: _Validation,
         run: Run,
         deadline: float | None,
     ) -> None:
-        self.owner, self.start, self.space, self.metric = owner, start, space, metric
-        self.k = metric_k(metric) or 1
-        self.window, self.deadline = window, deadline
+        self.owner, self.start, self.space = owner, start, space
+        self.validation, self.deadline = validation, deadline
         # One bar, of the trials.
         self.run = dataclasses.replace(run, progress=False, callbacks=(*run.callbacks, self._look_at_clock))
-        order = run.rng(231).permutation(len(window))
-        sizes = sorted({min(len(order), max(_FEWEST, round(part * len(order)))) for part in _PARTS})
-        self.parts = [window.take(rows) for rows in np.split(order, sizes[:-1])]
 
     def __call__(self, trial: Any) -> float:
         optuna = _optuna()
         settings = self.start | {name: _suggest(trial, p) for name, p in self.space.items()}
-        model = self.owner(**settings)
+        model, parts = self.owner(**settings), self.validation.parts
         try:
-            model.fit(self.window.train, self.run)
+            model.fit(self.validation.train, self.run)
         except _OutOfTime:
             raise optuna.TrialPruned("the time is up") from None
+        except DataError as error:
+            if trial.number == 0:  # of the settings that were given: it is no matter of the search
+                raise
+            raise optuna.TrialPruned(f"it cannot be fitted: {error.message}") from None
         values = np.zeros(0)
-        for step, part in enumerate(self.parts):
-            values = np.concatenate([values, evaluate_window(model, part, [self.k], self.run).per_user[self.metric]])
-            trial.report(float(values.mean()), step)
-            if step < len(self.parts) - 1 and trial.should_prune():
-                raise optuna.TrialPruned(f"below the median after {len(values)} users")
-        return float(values.mean())
+        for step, part in enumerate(parts):
+            values = np.concatenate([values, self.validation.values(model, part)])
+            trial.report(self.validation.figure(values), step)
+            if step < len(parts) - 1 and trial.should_prune():
+                raise optuna.TrialPruned(f"worse than the median after {len(values)} users")
+        return self.validation.figure(values)
 
     def _look_at_clock(self, news: dict[str, Any]) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -292,14 +359,17 @@ def _storage(optuna: Any, path: str | Path | None) -> Any:
     return optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock))
 
 
-def _open_study(optuna: Any, name: str, storage: str | Path | None) -> Any:
-    """The study of that name, with its stored trials. Raises DataError where they cannot be read."""
+def _open_study(optuna: Any, name: str, storage: str | Path | None, less: bool) -> Any:
+    """The study of that name, with its stored trials. Raises DataError where they cannot be read.
+
+    less: whether less is better.
+    """
     try:
         study = optuna.create_study(
             study_name=name,
             storage=_storage(optuna, storage),
             load_if_exists=True,
-            direction="maximize",
+            direction="minimize" if less else "maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP),
         )
         _finished(study)
@@ -347,12 +417,15 @@ def _frame(study: Any, space: dict[str, Param]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=kinds)
 
 
-def _protocol(parts: str, window: Window, space: dict[str, Param], metric: str, run: Run) -> list[str]:
+def _protocol(parts: str, window: Window | RatingWindow, space: dict[str, Param], metric: str, run: Run) -> list[str]:
+    judged = f"{metric} on {len(window):,} users by {len(window.items):,} relevant items, the whole catalogue ranked."
+    if isinstance(window, RatingWindow):
+        judged = f"{metric} on {len(window):,} ratings of {window.n_users:,} users."
     return [
         f"Within train, {parts}; no test data is used.",
-        f"{metric} on {len(window):,} users by {len(window.items):,} relevant items, the whole catalogue ranked.",
-        f"Searched: {', '.join(space)}; TPE with seed {run.seed}, the given settings first. A trial that is below the "
-        f"median of earlier ones on a part of the users is cut, after {_STARTUP} trials.",
+        judged,
+        f"Searched: {', '.join(space)}; TPE with seed {run.seed}, the given settings first. A trial that is worse than "
+        f"the median of earlier ones on a part of the users is cut, after {_STARTUP} trials.",
     ]
 
 

@@ -109,6 +109,11 @@ class Recommender(Parameterized):
             )
 
     @property
+    def rating_model(self) -> Any:
+        """What of the model predicts ratings, a `RatingModel`; None for a model of lists alone."""
+        return None
+
+    @property
     def is_fitted(self) -> bool:
         return "context_" in vars(self)
 

@@ -162,6 +162,24 @@ class Pipeline(Recommender):
         return pipeline
 
     @property
+    def rating_model(self) -> Any:
+        """The first source that predicts ratings; None where none does, or nothing is learned yet."""
+        sources = self.sources_.values() if self.is_fitted else ()
+        return next((model.rating_model for model in sources if model.rating_model is not None), None)
+
+    def predict(
+        self, users: Any, items: Any, *, times: Any = None, histories: Any = None, run: Run | None = None
+    ) -> np.ndarray:
+        """Predicted ratings of pairs, as `RatingModel.predict`, by `rating_model`.
+
+        Raises ConfigError where no source predicts ratings.
+        """
+        self._context()
+        if self.rating_model is None:
+            raise ConfigError("no source of the pipeline predicts ratings", remedy="zhiyin train --goal rating")
+        return self.rating_model.predict(users, items, times=times, histories=histories, run=run)
+
+    @property
     def has_times(self) -> bool:
         """Whether the log it learned from has times."""
         return self._context().window[1] > 0

@@ -160,7 +160,7 @@ def train_version(
     )
     say(f"unseen days: {verdict.why}")
     catalogue = Catalogue.of(data)
-    bundle = _write_version(bundles, pipeline.refit(data, run), verdict, verdict.why, catalogue, created)
+    bundle = write_version(bundles, pipeline.refit(data, run), verdict, verdict.why, catalogue, created)
     promoted = verdict.passed or force
     if promoted:
         bundles.promote(bundle.version, verdict.why if verdict.passed else f"forced; {verdict.why}")
@@ -176,7 +176,7 @@ def train_version(
         return trained
     refitted_model, refit_verdict = candidate
     why = f"version {current.version}, learned anew, for version {bundle.version} did not pass; {refit_verdict.why}"
-    refitted = _write_version(bundles, refitted_model, refit_verdict, why, catalogue, created)
+    refitted = write_version(bundles, refitted_model, refit_verdict, why, catalogue, created)
     bundles.promote(refitted.version, why)
     say(f"version {refitted.version} is in use: it is version {current.version}, learned anew from all events")
     return dataclasses.replace(trained, refitted=refitted)
@@ -218,7 +218,7 @@ def _refit_current(
         return None
 
 
-def _write_version(
+def write_version(
     bundles: Bundles, model: Pipeline, verdict: Verdict, why: str, catalogue: Catalogue, created: datetime
 ) -> Bundle:
     """Save a version with the figures of its verdict."""

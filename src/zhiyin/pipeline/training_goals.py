@@ -55,6 +55,12 @@ GOALS: dict[str, TrainingGoal] = {
             "ndcg@10",
             "zhiyin.pipeline.training:train_version",
         ),
+        TrainingGoal(
+            "rating",
+            "ratings: a value of each event, such as stars",
+            "rmse",
+            "zhiyin.pipeline.rating_training:train_rating_version",
+        ),
     )
 }
 

@@ -26,6 +26,7 @@ from zhiyin.service import (
     pages,
     placement_routes,
     policy_routes,
+    rating_routes,
     schema_routes,
     state_routes,
     whatif_routes,
@@ -45,7 +46,7 @@ from zhiyin.service.tenant import Tenant
 # The modules whose handlers are bound to endpoints when they are imported.
 HANDLER_MODULES = (
     event_routes, list_routes, decision_routes, catalog_routes, link_routes, placement_routes, policy_routes,
-    schema_routes, key_routes, state_routes, experiment_routes, whatif_routes, ad_routes,
+    schema_routes, key_routes, state_routes, experiment_routes, whatif_routes, ad_routes, rating_routes,
 )  # fmt: skip
 _CORS_MAX_AGE_SECONDS = 600
 

@@ -17,6 +17,7 @@ from zhiyin.pipeline.action_features import ActionFeatures
 from zhiyin.pipeline.item_statistics import ItemStatistics
 from zhiyin.pipeline.list_features import ListFeatures
 from zhiyin.pipeline.list_policy import ListPolicy
+from zhiyin.pipeline.rating_predictions import predict_ratings
 from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
 from zhiyin.pipeline.slot_decision import decide_slots
 from zhiyin.policies.action_sets import action_keys
@@ -108,6 +109,7 @@ def _warm_up(view: View) -> None:
         with contextlib.suppress(ZhiyinError):
             view.answers.similar(item, requests[0], view.visible)
     if is_first:
+        _predict_ratings(view, histories)
         view.search("a", 1)
         _decide_own_actions()
         _run_auction()
@@ -119,6 +121,16 @@ def _run_auction() -> None:
     """An auction of two ads, as requests for ads run it."""
     whole = np.arange(2, dtype=np.int64)
     run_auctions(np.array([0, 2]), np.full(2, 0.5), whole + 1, whole, whole.astype(np.int32), whole, slots=1)
+
+
+def _predict_ratings(view: View, histories: list[UserHistory]) -> None:
+    """Ratings of a known and an unknown item, where the version predicts any."""
+    model = view.loaded.model.rating_model
+    if model is None:
+        return
+    pair, now = np.zeros(2, dtype=np.int64), view.loaded.clock()
+    for past in histories:
+        predict_ratings(model, past.history, pair, np.array([0, -1], dtype=np.int32), now, Run(threads=1))
 
 
 def _decide_own_actions() -> None:

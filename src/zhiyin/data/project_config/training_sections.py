@@ -69,19 +69,32 @@ class EvaluateSection(Section):
         1000, "draws of users for the 95 % intervals; 0 for none", "a whole number from 0 to 20000", ge=0, le=20_000
     )
     exclude_seen: bool = key(True, "do not recommend what the user already had", "true or false")
+    threshold: float | None = key(
+        None,
+        "a rating of at least this is liked, for the log-loss of ratings; left out, .5 where all are 0 or 1",
+        "a number from -1e15 to 1e15",
+        4.0,
+        ge=-1e15,
+        le=1e15,
+    )
 
 
 class TuneSection(Section):
     """How hyperparameters are searched, on a window before the test part."""
 
     trials: int = key(30, "settings to try of each model", "a whole number from 1 to 100000", ge=1, le=100_000)
-    metric: str = key("ndcg@10", "what is to become best", 'a metric and a length such as "ndcg@10"')
+    metric: str | None = key(
+        None,
+        "what is to become best; left out, rmse of a model of ratings and ndcg@10 of any other",
+        'a metric, and of lists a length, such as "ndcg@10"',
+        "ndcg@10",
+    )
     timeout: str | None = key(None, "stop after this long", 'a duration such as "30m"', "30m")
 
     @field_validator("metric")
     @classmethod
-    def _metric(cls, metric: str) -> str:
-        if not re.fullmatch(r"[a-z][a-z_-]*(@[1-9]\d*)?", metric):
+    def _metric(cls, metric: str | None) -> str | None:
+        if metric is not None and not re.fullmatch(r"[a-z][a-z_-]*(@[1-9]\d*)?", metric):
             raise ValueError
         return metric
 

@@ -60,10 +60,9 @@ class BayesianFM(RatingModel):
     user_columns_: ClassVar[list[Any]]
 
     def _fit(self, data: Dataset, run: Run) -> None:
-        histories, rng = data.histories, run.rng(53)
-        ratings = self._learn_scale(histories)
-        user = data.events["user"].to_numpy()
-        seen = _pairs(histories, data.n_items)
+        rated, rng = self._learn_scale(data.histories), run.rng(53)
+        ratings, user, item = rated.ratings, rated.owner, rated.histories.items
+        seen = _pairs(data.histories, data.n_items)
         described = [OneHot.of(frame if self.columns else frame.select("id")) for frame in (data.users, data.items)]
         users = _Block.of(data.n_users, seen if self.implicit else None, described[0].encode(data.users), self.factors)
         items = _Block.of(
@@ -73,7 +72,7 @@ class BayesianFM(RatingModel):
             block.begin(rng)
         error = ratings - ratings.mean(dtype=np.float64)
         for k in range(self.factors):
-            error -= users.rows[1 + k, user] * items.rows[1 + k, histories.items]
+            error -= users.rows[1 + k, user] * items.rows[1 + k, item]
         mean, keep = float(ratings.mean(dtype=np.float64)), self._which()
         samples: list[tuple[np.ndarray, ...]] = []
         started = time.perf_counter()
@@ -84,8 +83,8 @@ class BayesianFM(RatingModel):
                 moved = float(error.mean()) + rng.standard_normal() / np.sqrt(precision)
                 mean, error = mean + moved, error - moved
                 for block, other, row, partner in (
-                    (users, items, user, histories.items),
-                    (items, users, histories.items, user),
+                    (users, items, user, item),
+                    (items, users, item, user),
                 ):
                     block.draw_prior(rng)
                     for k in range(1 + self.factors):
@@ -112,13 +111,13 @@ class BayesianFM(RatingModel):
 
     def _encode(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, 2 + kept · factors]: one, the bias, and the vectors of each history in every kept sample."""
-        run, n, n_samples = run, len(histories), len(self.prior_)
-        ratings, owner = self._ratings(histories), np.repeat(np.arange(n), histories.lengths)
+        n, n_samples, rated = len(histories), len(self.prior_), self._ratings(histories)
+        given, owner = rated.histories, rated.owner
         seen = _pairs(histories, len(self.item_vectors_))
         columns = OneHot(self.user_columns_).encode(histories.features, n)
         vectors = np.zeros((n, 2 + n_samples * self.factors), dtype=np.float32)
         vectors[:, 0] = 1
-        event_vectors = self.item_vectors_[histories.items]
+        event_vectors = self.item_vectors_[given.items]
         design = np.ones((len(event_vectors), 1 + self.factors), np.float32)
         for s in range(n_samples):
             place = slice(2 + s * self.factors, 2 + (s + 1) * self.factors)
@@ -127,9 +126,9 @@ class BayesianFM(RatingModel):
             if self.implicit:
                 base = base + seen @ self.seen_[s]
             base = np.ascontiguousarray(base, dtype=np.float32)
-            targets = ratings - self.offsets_[s, histories.items]
+            targets = rated.ratings - self.offsets_[s, given.items]
             _subtract(targets, base, owner, design)
-            x = base + fold(histories, targets, design, self.prior_[s, 1], False, run)
+            x = base + fold(given, targets, design, self.prior_[s, 1], False, run)
             vectors[:, 1] += x[:, 0] / n_samples
             vectors[:, place] = x[:, 1:] / np.float32(n_samples)
         return vectors

@@ -33,18 +33,18 @@ class BiasedMF(SGDRatingModel):
     reg: float = param(0.1, "L2 penalty on the vectors, for each rating", at_least=0, tune=(0.01, 0.3), log=True)
 
     def _fit(self, data: Dataset, run: Run) -> None:
-        histories, rng = data.histories, run.rng(51)
-        ratings = self._learn_scale(histories)
+        rated, rng = self._learn_scale(data.histories), run.rng(51)
+        items, ratings, limit = rated.histories.items, rated.ratings, self._error_limit
         mean = np.float32(ratings.mean(dtype=np.float64))
         # Shuffled in place, a little more with each epoch, so that a sweep reads them in a row.
-        triples = data.events["user"].to_numpy().copy(), histories.items.copy(), ratings.copy()
+        triples = rated.owner, items.copy(), ratings.copy()
         bu, bi = np.zeros(data.n_users, np.float32), np.zeros(data.n_items, np.float32)
         p, q = self._start_vectors(data.n_users, rng), self._start_vectors(data.n_items, rng)
-        q[np.bincount(histories.items, minlength=data.n_items) == 0] = 0
+        q[np.bincount(items, minlength=data.n_items) == 0] = 0
 
         def pass_over_ratings(rate: np.float32) -> float:
             _shuffle(*triples, rng.integers(1, 2**63, dtype=np.uint64))
-            return _sweep(*triples, mean, bu, bi, p, q, rate, np.float32(self.reg), np.float32(self.reg_bias))
+            return _sweep(*triples, mean, bu, bi, p, q, rate, np.float32(self.reg), np.float32(self.reg_bias), limit)
 
         self._train(pass_over_ratings, len(ratings), run)
         ones = np.ones((data.n_items, 1), np.float32)
@@ -52,9 +52,10 @@ class BiasedMF(SGDRatingModel):
 
     def _encode(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, 2 + factors]: one, b_u and p_u of each history."""
-        vectors = self.item_vectors_[histories.items]
-        targets = self._ratings(histories) - vectors[:, 0]
-        return with_constant(self._fold_bias_and_factors(histories, targets, vectors[:, 1:], run))
+        rated = self._ratings(histories)
+        vectors = self.item_vectors_[rated.histories.items]
+        targets = rated.ratings - vectors[:, 0]
+        return with_constant(self._fold_bias_and_factors(rated.histories, targets, vectors[:, 1:], run))
 
 
 @kernel
@@ -70,8 +71,8 @@ def _shuffle(user, item, rating, seed):
 
 
 @kernel
-def _sweep(user, item, rating, mean, bu, bi, p, q, rate, reg, reg_bias):
-    """One pass of gradient steps; returns the sum of squared errors before each."""
+def _sweep(user, item, rating, mean, bu, bi, p, q, rate, reg, reg_bias, limit):
+    """One pass of gradient steps, none of an error above `limit`; returns the sum of squared errors before each."""
     f, total = p.shape[1], 0.0
     for e in range(len(rating)):
         u, i = user[e], item[e]
@@ -80,6 +81,7 @@ def _sweep(user, item, rating, mean, bu, bi, p, q, rate, reg, reg_bias):
             product += p[u, j] * q[i, j]
         error = rating[e] - mean - bu[u] - bi[i] - product
         total += error * error
+        error = min(max(error, -limit), limit)
         bu[u] += rate * (error - reg_bias * bu[u])
         bi[i] += rate * (error - reg_bias * bi[i])
         for j in range(f):

@@ -10,10 +10,11 @@ import numpy as np
 
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import DataError
-from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.parallel import for_chunks, kernel, read_only
 from zhiyin.core.run import Run, log
 from zhiyin.data.histories import Histories
-from zhiyin.models.recommender import VectorRecommender
+from zhiyin.models.ratings.rating_values import Rated, RatingScale
+from zhiyin.models.recommender import CHUNK_BYTES, VectorRecommender
 
 DAY = UNITS["d"]
 
@@ -22,9 +23,8 @@ DAY = UNITS["d"]
 class RatingModel(VectorRecommender):
     """A recommender whose score is the predicted rating.
 
-    A rating is the `value` of an event; a repeated rating counts each time. An event without a value, as in a history
-    that is a list of items, has a rating by its weight: a good one (the mean of those above the middle) where it is
-    positive, a poor one where it is negative. Where no event of the training data has a value, weights are the ratings.
+    A rating is the `value` of an event; a repeated rating counts each time. What an event without a value says, such as
+    a view: `rating_values`.
 
     Outliers (such as a bulk order) are clipped to the usual range, which is logged; ratings of a wide range are scaled
     to ten for training, so that gradient steps stay stable.
@@ -45,6 +45,12 @@ class RatingModel(VectorRecommender):
     rated_: ClassVar[bool] = False
     liked_: ClassVar[float] = 1.0
     disliked_: ClassVar[float] = -1.0
+    # Within which of their prediction 90 % of ratings lay that were held back; None where that was not measured.
+    half_width_: ClassVar[float | None] = None
+
+    @property
+    def rating_model(self) -> RatingModel:
+        return self
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, d], of which the inner product with `item_vectors_` is the rating."""
@@ -80,29 +86,53 @@ class RatingModel(VectorRecommender):
         codes = context.item_ids.encode(items)
         if len(rows) != len(codes):
             raise DataError(f"{len(rows)} users and {len(codes)} items do not pair up")
+        moments = None if times is None else _microseconds(times)
+        if moments is not None and len(moments) != len(rows):
+            raise DataError(f"{len(rows)} users and {len(moments)} times do not pair up")
+        return self.clip(self.pair_scores(batch, rows, codes, moments, run))
+
+    def clip(self, ratings: np.ndarray) -> np.ndarray:
+        """Ratings within the range of those of the training data, float32[n]: what is answered, everywhere."""
+        return np.clip(ratings, np.float32(self.low_), np.float32(self.high_))
+
+    def pair_scores(
+        self, histories: Histories, rows: np.ndarray, items: np.ndarray, times: np.ndarray | None, run: Run
+    ) -> np.ndarray:
+        """Scores of pairs, float32[n]: `predict` in codes, and not clipped.
+
+        Parameters
+        ----------
+        rows: int64[n], rows of `histories`; -1 is an empty history.
+        items: int32[n], codes; -1 is an item of the mean vector.
+        times: int64[n], microseconds UTC, as in `predict`; None for the `now` of each history.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
         if times is None or not self.timed:
             unique, place = np.unique(rows, return_inverse=True)
             moments = None
         else:
-            noon = _microseconds(times) // DAY * DAY + DAY // 2
-            if len(noon) != len(rows):
-                raise DataError(f"{len(rows)} users and {len(noon)} times do not pair up")
+            noon = times // DAY * DAY + DAY // 2
             pairs, place = np.unique(np.column_stack([rows, noon]), axis=0, return_inverse=True)
-            unique, moments, place = pairs[:, 0], pairs[:, 1], place.reshape(-1)
-        ratings = np.empty(len(codes), dtype=np.float32)
+            unique, moments = pairs[:, 0], pairs[:, 1]
+        place = place.reshape(-1)
+        scores = np.empty(len(items), dtype=np.float32)
         order = np.argsort(place, kind="stable")
-        starts = np.searchsorted(place[order], np.arange(0, len(unique) + self.chunk_rows, self.chunk_rows))
-        vectors = np.concatenate([self.item_vectors_, self.item_vectors_.mean(axis=0, keepdims=True)])
-        for number, (first, last) in enumerate(itertools.pairwise(starts)):
-            begin = number * self.chunk_rows
-            part = slice(begin, begin + self.chunk_rows)
-            now = None if moments is None else moments[part]
-            encoded = self.encode(batch.take(unique[part], now), run)
-            mine = order[first:last]
+        mean = self._cached_for_items("mean", lambda: self.item_vectors_.mean(axis=0, dtype=np.float64))
+        mean, vectors = mean.astype(np.float32), read_only(self.item_vectors_)
+        for begin, end in itertools.pairwise(self._chunks_by_events(histories, unique)):
+            now = None if moments is None else moments[begin:end]
+            encoded = self.encode(histories.take(unique[begin:end], now), run)
+            mine = order[slice(*np.searchsorted(place[order], [begin, end]))]
             out = np.empty(len(mine), dtype=np.float32)
-            _products(encoded, place[mine] - begin, vectors, codes[mine], out)
-            ratings[mine] = out
-        return np.clip(ratings, np.float32(self.low_), np.float32(self.high_))
+            _products(encoded, place[mine] - begin, vectors, items[mine], mean, out)
+            scores[mine] = out
+        return scores
+
+    def _chunks_by_events(self, histories: Histories, rows: np.ndarray) -> list[int]:
+        """Where chunks of rows begin, and the end of the last: their events have vectors of at most CHUNK_BYTES."""
+        lengths = np.where(rows < 0, 0, histories.lengths[rows]) if len(histories) else np.zeros(len(rows), np.int64)
+        chunk = np.cumsum((1 + lengths) * (8 * self.item_vectors_.shape[1])) // CHUNK_BYTES
+        return [*np.flatnonzero(np.diff(chunk, prepend=-1)).tolist(), len(rows)]
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """Cosine of the item vectors without their first two columns, the constant and the bias."""
@@ -113,51 +143,39 @@ class RatingModel(VectorRecommender):
         tastes = self.item_vectors_[:, 2:]
         return tastes / np.maximum(np.linalg.norm(tastes, axis=1, keepdims=True), 1e-12)
 
-    def _learn_scale(self, histories: Histories) -> np.ndarray:
-        """Settle what a rating is; those of the training data as they are learned, float32[m]."""
-        values = histories.values[~np.isnan(histories.values)]
-        self.rated_ = bool(len(values))  # type: ignore[misc]
-        ratings = (values if self.rated_ else histories.weights).astype(np.float64)
-        self.low_, self.high_ = _usual_range(ratings)  # type: ignore[misc]
-        far = int(((ratings < self.low_) | (ratings > self.high_)).sum())
-        if far:
+    def _learn_scale(self, histories: Histories) -> Rated:
+        """Settle what a rating is; the ratings of the training data, as they are learned."""
+        found = RatingScale.of(histories)
+        name = type(self).__name__
+        if found.clipped:
             log.warning(
                 "%s: %s ratings outside of %g to %g are taken as these: the others lie close together",
-                type(self).__name__, f"{far:,}", self.low_, self.high_,
+                name, f"{found.clipped:,}", found.low, found.high,
             )  # fmt: skip
-        self.scale_ = max(1.0, (self.high_ - self.low_) / 10)  # type: ignore[misc]
-        clipped = np.clip(ratings, self.low_, self.high_)
-        middle = float(clipped.mean())
-        self.liked_ = float(clipped[clipped >= middle].mean())  # type: ignore[misc]
-        self.disliked_ = float(clipped[clipped <= middle].mean())  # type: ignore[misc]
-        return self._ratings(histories)
+        if found.ignored:
+            log.warning("%s: %s infinite values are no ratings", name, f"{found.ignored:,}")
+        self.rated_, self.low_, self.high_ = found.rated, found.low, found.high  # type: ignore[misc]
+        self.liked_, self.disliked_ = found.liked, found.disliked  # type: ignore[misc]
+        self.scale_ = max(1.0, (found.high - found.low) / 10)  # type: ignore[misc]
+        return self._scaled(found.of_training(histories))
 
-    def _ratings(self, histories: Histories) -> np.ndarray:
-        """float32[m]: the rating that each event is, on the scale that is learned."""
-        ratings = histories.weights
-        if self.rated_:
-            middle = (self.liked_ + self.disliked_) / 2
-            ratings = np.where(ratings > 0, self.liked_, np.where(ratings < 0, self.disliked_, middle))
-        ratings = np.where(np.isnan(histories.values), ratings, histories.values).astype(np.float32)
-        ratings = np.clip(ratings, np.float32(self.low_), np.float32(self.high_))
-        return ratings if self.scale_ == 1 else ratings / np.float32(self.scale_)
+    def _ratings(self, histories: Histories) -> Rated:
+        """The ratings that an answer is made from, as they are learned."""
+        return self._scaled(self.rating_scale.of_histories(histories))
+
+    @property
+    def rating_scale(self) -> RatingScale:
+        """How events are read as ratings; where this is not said, as by models saved before."""
+        return RatingScale(self.rated_, self.low_, self.high_, self.liked_, self.disliked_)
+
+    def _scaled(self, rated: Rated) -> Rated:
+        return rated if self.scale_ == 1 else rated._replace(ratings=rated.ratings / np.float32(self.scale_))
 
 
 def _microseconds(times: Any) -> np.ndarray:
     """int64[n] of microseconds or datetimes."""
     array = np.asarray(times)
     return array.astype("datetime64[us]" if array.dtype.kind == "M" else np.int64).astype(np.int64)
-
-
-def _usual_range(ratings: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest rating without outliers: those eight times as far from the median as the 90 % quantile."""
-    middle = float(np.median(ratings))
-    distance = np.abs(ratings - middle)
-    usual = float(np.quantile(distance, 0.9))
-    if not usual and distance.any():
-        usual = float(np.median(distance[distance > 0]))
-    near = ratings[distance <= 8 * usual]
-    return float(near.min()), float(near.max())
 
 
 def repeats_share(histories: Histories) -> np.ndarray:
@@ -240,13 +258,15 @@ def _fold(offsets, targets, design, penalty, per_rating, start, stop, x):
 
 
 @kernel
-def _products(left, rows, right, columns, out):
-    """out_p = left[rows_p] · right[columns_p]; column -1 is the last row of `right`."""
+def _products(left, rows, right, columns, mean, out):
+    """out_p = left[rows_p] · right[columns_p]; column -1 is `mean`."""
     for p in range(len(out)):
         row, column = rows[p], columns[p]
-        if column < 0:
-            column = len(right) - 1
         total = np.float32(0)
-        for j in range(left.shape[1]):
-            total += left[row, j] * right[column, j]
+        if column < 0:
+            for j in range(left.shape[1]):
+                total += left[row, j] * mean[j]
+        else:
+            for j in range(left.shape[1]):
+                total += left[row, j] * right[column, j]
         out[p] = total

@@ -28,15 +28,22 @@ class SGDRatingModel(RatingModel):
         1.0, "penalties of fold-in as a multiple of those of training", at_least=0.01, tune=(0.5, 4.0)
     )
 
+    @property
+    def _error_limit(self) -> np.float32:
+        """The largest error that a step is made of: twice the range of the ratings, so that steps are bounded."""
+        return np.float32(2 * (self.high_ - self.low_) / self.scale_ + 1e-3)
+
     def _train(self, sweep: Callable[[np.float32], float], n_ratings: int, run: Run) -> None:
         """All epochs. `sweep` makes one pass with a step length and returns the sum of squared errors."""
         name, started = type(self).__name__, time.perf_counter()
         with run.bar(name, self.epochs) as advance:
             for epoch in range(self.epochs):
-                loss = sweep(np.float32(self.rate * (1 - 0.9 * epoch / self.epochs)))
+                rate = self.rate * (1 - 0.9 * epoch / self.epochs)
+                loss = sweep(np.float32(rate)) / n_ratings
                 advance(1)
-                seconds = time.perf_counter() - started
-                run.report(model=name, epoch=epoch + 1, of=self.epochs, loss=loss / n_ratings, seconds=seconds)
+                seconds, rmse = time.perf_counter() - started, self.scale_ * max(0.0, loss) ** 0.5
+                run.report(model=name, epoch=epoch + 1, of=self.epochs, loss=loss, rmse=rmse, learning_rate=rate,
+                           seconds=seconds)  # fmt: skip
 
     def _start_vectors(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         """float32[rows, factors]: vectors before training."""

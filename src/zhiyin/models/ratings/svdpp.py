@@ -40,20 +40,22 @@ class SVDpp(SGDRatingModel):
 
     def _fit(self, data: Dataset, run: Run) -> None:
         histories, rng = data.histories, run.rng(52)
-        ratings = self._learn_scale(histories)
+        rated = self._learn_scale(histories)
+        ratings, owner = rated.ratings, rated.owner
         mean = np.float32(ratings.mean(dtype=np.float64))
         bu, bi = np.zeros(data.n_users, np.float32), np.zeros(data.n_items, np.float32)
         p, q, y = (self._start_vectors(rows, rng) for rows in (data.n_users, data.n_items, data.n_items))
-        unrated = np.bincount(histories.items, minlength=data.n_items) == 0
-        q[unrated] = y[unrated] = 0
-        owner, share = data.events["user"].to_numpy(), repeats_share(histories)
+        q[np.bincount(rated.histories.items, minlength=data.n_items) == 0] = 0
+        y[np.bincount(histories.items, minlength=data.n_items) == 0] = 0
+        share, limit = repeats_share(histories), self._error_limit
 
         def pass_over_ratings(rate: np.float32) -> float:
             users = rng.permutation(data.n_users)
             order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
             return sweep(
-                users, order, histories.offsets, histories.items, ratings, mean, bu, bi, p, q, y, share,
-                rate, np.float32(self.reg), np.float32(self.reg_bias),
+                users, order, rated.histories.offsets, rated.histories.items, ratings, histories.offsets,
+                histories.items, mean, bu, bi, p, q, y, share, rate, np.float32(self.reg), np.float32(self.reg_bias),
+                limit,
             )  # fmt: skip
 
         self._train(pass_over_ratings, len(ratings), run)
@@ -63,12 +65,12 @@ class SVDpp(SGDRatingModel):
 
     def _encode(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, 2 + factors]: one, b_u, and p_u with the implicit sum, of each history."""
-        vectors = self.item_vectors_[histories.items]
+        rated = self._ratings(histories)
+        vectors = self.item_vectors_[rated.histories.items]
         sums = implicit_sums(histories.offsets, histories.items, self.implicit_)
-        owner = np.repeat(np.arange(len(histories)), histories.lengths)
-        implicit = np.einsum("ef,ef->e", sums[owner], vectors[:, 2:])
-        targets = self._ratings(histories) - vectors[:, 0] - implicit
-        x = self._fold_bias_and_factors(histories, targets, vectors[:, 1:], run)
+        implicit = np.einsum("ef,ef->e", sums[rated.owner], vectors[:, 2:])
+        targets = rated.ratings - vectors[:, 0] - implicit
+        x = self._fold_bias_and_factors(rated.histories, targets, vectors[:, 1:], run)
         x[:, 1:] += sums
         return with_constant(x)
 
@@ -115,12 +117,15 @@ def share_implicit_step(items, first, last, y, z, start, scale):
 
 
 @kernel
-def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, rate, reg, reg_bias):
-    """One pass of gradient steps; returns the sum of squared errors before each.
+def sweep(
+    users, order, offsets, items, ratings, seen_offsets, seen, mean, bu, bi, p, q, y, share, rate, reg, reg_bias, limit
+):  # fmt: skip
+    """One pass of gradient steps, none of an error above `limit`; returns the sum of squared errors before each.
 
-    Within a user the implicit sum z moves with every rating; what it moved is then given to its y_j, as the least
-    change that makes up that sum: y_j += |N|^-½ (z' - z), as the gradient of each would have done. `share` is below 1
-    where items are repeated, whose y would else move once for each time.
+    offsets, items, ratings: the ratings of each user; seen_offsets, seen: all items of each history. Within a user the
+    implicit sum z moves with every rating; what it moved is then given to its y_j, as the least change that makes up
+    that sum: y_j += |N|^-½ (z' - z), as the gradient of each would have done. `share` is below 1 where items are
+    repeated, whose y would else move once for each time.
     """
     f, total = p.shape[1], 0.0
     z, start = np.empty(f, dtype=p.dtype), np.empty(f, dtype=p.dtype)
@@ -128,7 +133,7 @@ def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, r
         first, last = offsets[u], offsets[u + 1]
         if first == last:
             continue
-        scale = start_implicit_sum(items, first, last, y, z, start)
+        scale = start_implicit_sum(seen, seen_offsets[u], seen_offsets[u + 1], y, z, start)
         for at in range(first, last):
             e = order[at]
             i = items[e]
@@ -137,6 +142,7 @@ def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, r
                 product += (p[u, j] + z[j]) * q[i, j]
             error = ratings[e] - mean - bu[u] - bi[i] - product
             total += error * error
+            error = min(max(error, -limit), limit)
             bu[u] += rate * (error - reg_bias * bu[u])
             bi[i] += rate * (error - reg_bias * bi[i])
             for j in range(f):
@@ -144,5 +150,5 @@ def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, r
                 p[u, j] = left + rate * (error * right - reg * left)
                 z[j] = implicit + rate * (error * right - reg * implicit)
                 q[i, j] = right + rate * (error * (left + implicit) - reg * right)
-        share_implicit_step(items, first, last, y, z, start, scale * share[u])
+        share_implicit_step(seen, seen_offsets[u], seen_offsets[u + 1], y, z, start, scale * share[u])
     return total

@@ -68,15 +68,16 @@ class TimeSVDpp(SGDRatingModel):
 
     def _fit(self, data: Dataset, run: Run) -> None:
         histories, rng = data.histories, run.rng(54)
-        ratings = self._learn_scale(histories)
-        self.window_ = np.array([histories.times.min(), histories.times.max()])  # type: ignore[misc]
-        when, owner = self._moments(histories), data.events["user"].to_numpy()
+        rated = self._learn_scale(histories)
+        given, ratings, owner = rated.histories, rated.ratings, rated.owner
+        self.window_ = np.array([given.times.min(), given.times.max()])  # type: ignore[misc]
+        when = self._moments(given)
         self.unit_ = float(np.abs(when.deviations).max()) or 1.0  # type: ignore[misc]
         self.mean_ = float(ratings.mean(dtype=np.float64))  # type: ignore[misc]
         n_users, n_items, f = data.n_users, data.n_items, self.factors
         counts, once = np.diff(when.starts), repeats_share(histories)
         day = np.repeat(np.arange(len(counts)), counts)
-        in_bin = histories.items * np.int64(self.bins) + when.bins
+        in_bin = given.items * np.int64(self.bins) + when.bins
         events_per_bin = np.bincount(in_bin, minlength=n_items * self.bins)
         shares = np.stack([1 / np.bincount(owner)[owner], 1 / counts[day], 1 / events_per_bin[in_bin]], axis=1)
         users, items = np.zeros((n_users, 3), np.float32), np.zeros((n_items, 1 + self.bins), np.float32)
@@ -84,16 +85,17 @@ class TimeSVDpp(SGDRatingModel):
         days = np.zeros((len(counts), 2), np.float32)
         p, a = self._start_vectors(n_users, rng), np.zeros((n_users, f if self.factor_drift else 0), np.float32)
         q, y = self._start_vectors(n_items, rng), self._start_vectors(n_items, rng)
-        unrated = np.bincount(histories.items, minlength=n_items) == 0
-        q[unrated] = y[unrated] = 0
+        q[np.bincount(given.items, minlength=n_items) == 0] = 0
+        y[np.bincount(histories.items, minlength=n_items) == 0] = 0
         penalties = np.array([self.reg, self.reg_bias, self.reg_drift, self.reg_day, self.reg_bin], np.float32)
 
         def pass_over_ratings(rate: np.float32) -> float:
             order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
             return sweep(
-                rng.permutation(n_users), order, histories.offsets, histories.items, ratings, when.bins,
-                when.deviations / np.float32(self.unit_), day, shares.astype(np.float32), np.float32(self.mean_),
-                users, days, items, p, a, q, y, once, rate, penalties, self.day_bias, self.scaling,
+                rng.permutation(n_users), order, given.offsets, given.items, ratings, histories.offsets,
+                histories.items, when.bins, when.deviations / np.float32(self.unit_), day, shares.astype(np.float32),
+                np.float32(self.mean_), users, days, items, p, a, q, y, once, rate, penalties, self._error_limit,
+                self.day_bias, self.scaling,
             )  # fmt: skip
 
         self._train(pass_over_ratings, len(ratings), run)
@@ -104,15 +106,15 @@ class TimeSVDpp(SGDRatingModel):
     def _encode(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, 2 + factors + bins]: the scale of items' biases, what the user adds to all items, the vector with
         its implicit sum, and the scale again in the bin of `now`, zeros in the others."""
-        n, f, items = len(histories), self.factors, histories.items
-        when, unit = self._moments(histories), np.float32(self.unit_)
-        owner = np.repeat(np.arange(n), histories.lengths)
-        sums = implicit_sums(histories.offsets, items, self.implicit_)
+        n, f, rated = len(histories), self.factors, self._ratings(histories)
+        given, items = rated.histories, rated.histories.items
+        when, unit = self._moments(given), np.float32(self.unit_)
+        sums = implicit_sums(histories.offsets, histories.items, self.implicit_)
         vectors = self.item_vectors_[:, 2 : 2 + f][items]
         item_biases = self.item_vectors_[items, 0] + self.item_vectors_[items, 2 + f + when.bins]
         drift, query_drift = when.deviations / unit, when.asked_deviations / unit
-        targets = self._ratings(histories) - np.float32(self.mean_) - item_biases
-        targets -= np.einsum("ef,ef->e", sums[owner], vectors)
+        targets = rated.ratings - np.float32(self.mean_) - item_biases
+        targets -= np.einsum("ef,ef->e", sums[rated.owner], vectors)
         parts = [np.ones_like(drift), drift, item_biases * np.float32(self.scaling), vectors]
         penalty = [self.reg_bias, self.reg_drift, self.reg_drift, *[self.reg] * f]
         if self.factor_drift:
@@ -125,7 +127,7 @@ class TimeSVDpp(SGDRatingModel):
         free, rows, by_day = targets.copy(), design.copy(), np.float32(self.fold_reg * self.reg_day)
         if self.day_bias:
             without_days(when.starts, 2, by_day, free, rows)
-        x = fold(histories, free, rows, penalties, each, run)
+        x = fold(given, free, rows, penalties, each, run)
         out = np.zeros((n, 2 + f + self.bins), dtype=np.float32)
         out[:, 0] = 1 + x[:, 2]
         out[:, 1] = np.float32(self.mean_) + x[:, 0] + x[:, 1] * query_drift
@@ -133,7 +135,7 @@ class TimeSVDpp(SGDRatingModel):
         if self.factor_drift:
             out[:, 2 : 2 + f] += x[:, 3 + f :] * query_drift[:, None]
         if self.day_bias:
-            terms = day_terms(histories.offsets, when.days, when.asked_days, 2, by_day, targets, design, x)
+            terms = day_terms(given.offsets, when.days, when.asked_days, 2, by_day, targets, design, x)
             out[:, 1] += terms[:, 0]
             out[:, 0] += terms[:, 1]
         out[np.arange(n), 2 + f + when.asked_bins] = out[:, 0]
@@ -149,11 +151,12 @@ class TimeSVDpp(SGDRatingModel):
 
 @kernel
 def sweep(
-    order_of_users, order, offsets, item, ratings, bins, devs, day, shares, mean, users, days, items, p, a, q, y,
-    once, rate, penalties, day_bias, scaling,
+    order_of_users, order, offsets, item, ratings, seen_offsets, seen, bins, devs, day, shares, mean, users, days,
+    items, p, a, q, y, once, rate, penalties, limit, day_bias, scaling,
 ):  # fmt: skip
-    """One pass of gradient steps; returns the sum of squared errors before each.
+    """One pass of gradient steps, none of an error above `limit`; returns the sum of squared errors before each.
 
+    offsets, item, ratings: the ratings of each user; seen_offsets, seen: all items of each history.
     users: [n_users, 3], b_u, α_u, c_u; days: [n_days, 2], b and c of each user's day; items: [n_items, 1 + bins], b_i
     and the bins; a: [n_users, 0 or factors]; shares: [m, 3], one over the ratings of the user, of the day, of the item
     in the bin; penalties: reg, reg_bias, reg_drift, reg_day, reg_bin. The implicit sum moves as in `SVDpp`, with
@@ -168,7 +171,7 @@ def sweep(
         first, last = offsets[u], offsets[u + 1]
         if first == last:
             continue
-        scale = start_implicit_sum(item, first, last, y, z, start)
+        scale = start_implicit_sum(seen, seen_offsets[u], seen_offsets[u + 1], y, z, start)
         slow = one / (one + rate * reg_drift * shares[first, 0])
         for at in range(first, last):
             e = order[at]
@@ -183,6 +186,7 @@ def sweep(
                     product += (p[u, j] + z[j]) * q[i, j]
             error = ratings[e] - mean - users[u, 0] - users[u, 1] * g - days[d, 0] - item_bias * c - product
             total += error * error
+            error = min(max(error, -limit), limit)
             users[u, 0] += rate * (error - reg_bias * users[u, 0])
             users[u, 1] = slow * (users[u, 1] + rate * error * g)
             items[i, 0] += rate * (error * c - reg_bias * items[i, 0])
@@ -203,5 +207,5 @@ def sweep(
                 p[u, j] = left + rate * (error * right - reg * left)
                 z[j] = implicit + rate * (error * right - reg * implicit)
                 q[i, j] = right + rate * (error * whole - reg * right)
-        share_implicit_step(item, first, last, y, z, start, scale * once[u])
+        share_implicit_step(seen, seen_offsets[u], seen_offsets[u + 1], y, z, start, scale * once[u])
     return total
