@@ -105,7 +105,7 @@ def show(name: Name, config: ConfigFile = CONFIG, json: Json = False) -> None:
         sums = accounts.refresh()
         one = campaigns.get(name)
         number, state = sums.names.index(name), one.state(campaigns.store.clock())
-        own = [(item, sums.ads[owner, item]) for owner, item in sorted(sums.ads) if owner == name]
+        own = [(item, counts) for (_, item), counts in sorted(campaigns.store.ad_items(name).items())]
         ads = [(item, displays, events, round(expected / _MICROS, 2)) for item, (displays, expected, events) in own]
         columns = ("item", "displays", f"{one.settings.pay}s", "expected")
         if json:

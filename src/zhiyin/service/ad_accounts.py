@@ -11,7 +11,7 @@ import dataclasses
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,8 +28,61 @@ from zhiyin.store.store import Store
 LOOK_SECONDS, PACING_SECONDS = 1.0, 10.0
 # Hours of traffic from which on its curve is used; share of a budget that counts as spent just as expected.
 MIN_TRAFFIC_HOURS, PRIOR_SHARE = 24, 0.05
-_UNLIMITED = 2**62
+_UNLIMITED = 2**61
+# A new ad without a similar item is taken to have the probability of all ads, as if one had had an event of so many.
+PRIOR_DISPLAYS = 50.0
 _NO_TOTALS = AdTotals()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Terms:
+    """What the settings of c campaigns say, as arrays.
+
+    Parameters
+    ----------
+    daily, total: int64[c], micros; _UNLIMITED without a budget.
+    start, end: int64[c], microseconds UTC. paused: bool[c].
+    by_score, by_bid, by_throttle: bool[c], how each is held back.
+    caps: rows of campaigns with a frequency cap (int64[m]), and how often each may be displayed (int64[m]), by seconds.
+    """
+
+    daily: np.ndarray
+    total: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    paused: np.ndarray
+    by_score: np.ndarray
+    by_bid: np.ndarray
+    by_throttle: np.ndarray
+    caps: Mapping[float, tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def of(cls, campaigns: Sequence[StoredCampaign]) -> Terms:
+        settings = [one.settings for one in campaigns]
+
+        def numbers(values: Iterable[int | None], default: int) -> np.ndarray:
+            return np.array([default if value is None else value for value in values], np.int64)
+
+        by = np.array([one.pacing_by for one in settings], dtype="U8")
+        caps: dict[float, tuple[list[int], list[int]]] = {}
+        for row, one in enumerate(settings):
+            if one.frequency_cap is not None:
+                rows, most = caps.setdefault(microseconds(one.frequency_cap.per) / 1e6, ([], []))
+                rows.append(row)
+                most.append(one.frequency_cap.at_most)
+        return cls(
+            numbers((one.daily_budget_micros for one in settings), _UNLIMITED),
+            numbers((one.total_budget_micros for one in settings), _UNLIMITED),
+            numbers((one.start for one in settings), -_UNLIMITED),
+            numbers((one.end for one in settings), _UNLIMITED),
+            np.array([one.paused for one in settings], bool),
+            by == "score", by == "bid", by == "throttle",
+            {seconds: (np.array(rows), np.array(most)) for seconds, (rows, most) in caps.items()},
+        )  # fmt: skip
+
+    def active(self, now: int) -> np.ndarray:
+        """bool[c]: campaigns that take part at a moment, microseconds UTC."""
+        return np.asarray(~self.paused & (self.start <= now) & (now < self.end))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,34 +92,33 @@ class Accounts:
     Parameters
     ----------
     totals, today: sums of all days, and of the day (UTC) `day`.
+    spent, spent_today: int64[c], micros of the same.
     reserved: int64[c], micros that displays of the last minutes are expected to cost.
     multipliers: float64[c], of bids or of parts in auctions. targets: float64[c], micros that should be spent by now,
         NaN where there is no curve.
-    ads: displays, expected events in millionths, and events by campaign and item.
+    ads: displays, expected events in millionths, and events by campaign and item, as of the last update of multipliers.
+    mean: events of a display of any ad.
     """
 
     names: tuple[str, ...]
     campaigns: tuple[StoredCampaign, ...]
+    terms: Terms
     day: int
     totals: tuple[AdTotals, ...]
     today: tuple[AdTotals, ...]
+    spent: np.ndarray
+    spent_today: np.ndarray
     reserved: np.ndarray
     multipliers: np.ndarray
     targets: np.ndarray
     ads: Mapping[tuple[str, str], tuple[int, int, int]]
+    mean: float
 
     def left(self, now: int) -> np.ndarray:
         """int64[c], micros that each campaign may still spend now beyond what is reserved."""
-        is_today = now // DAY == self.day
-        result = np.full(len(self.names), _UNLIMITED, np.int64)
-        for number, campaign in enumerate(self.campaigns):
-            settings = campaign.settings
-            if settings.total_budget_micros is not None:
-                result[number] = settings.total_budget_micros - self.totals[number].spend
-            if settings.daily_budget_micros is not None:
-                spent = self.today[number].spend if is_today else 0
-                result[number] = min(int(result[number]), settings.daily_budget_micros - spent)
-        return np.where(result == _UNLIMITED, result, result - self.reserved)
+        spent_today = self.spent_today if now // DAY == self.day else 0
+        left = np.minimum(self.terms.total - self.spent, self.terms.daily - spent_today)
+        return np.asarray(left - self.reserved)
 
 
 class AdAccounts:
@@ -82,12 +134,15 @@ class AdAccounts:
         self._paced_at, self._paced_reserved = 0, np.zeros(0, np.int64)
         self._curve = EVEN
         self._own = Counter[str]()
+        self._terms: tuple[int, Terms] | None = None
+        self._ads: Mapping[tuple[str, str], tuple[int, int, int]] = {}
+        self._ads_read_at, self._mean = 0, 1 / PRIOR_DISPLAYS
         self._now = self._read()
 
     @property
     def now(self) -> Accounts:
         """The accounts as they were read last, with what this process has displayed since."""
-        if self._now.names != tuple(self.campaigns.all()) or self._seq != self.campaigns.seq:
+        if self._seq != self.campaigns.seq:
             self.refresh()
         if self._thread is None and self._now.names:
             self._start()
@@ -155,20 +210,24 @@ class AdAccounts:
         self._seq = self.campaigns.seq
         campaigns = tuple(self.campaigns.all().values())
         names, now = tuple(one.name for one in campaigns), self.store.clock()
-        if not names:
-            empty = np.zeros(0)
-            return Accounts((), (), now // DAY, (), (), empty.astype(np.int64), empty, empty, {})
-        day = now // DAY
-        sums = self.store.ad_totals([day, ALL_DAYS])
-        reservations = self.store.ad_reservations(now - self._reservation)
+        if self._terms is None or self._terms[0] != self._seq:
+            self._terms = self._seq, Terms.of(campaigns)
+        day, c = now // DAY, len(names)
+        sums = self.store.ad_totals([day, ALL_DAYS]) if names else {}
+        reservations = self.store.ad_reservations(now - self._reservation) if names else {}
+        if names and not 0 <= now - self._ads_read_at < PACING_SECONDS * 1e6:
+            self._ads, self._ads_read_at = self.store.ad_items(), now
+            displays, events = (sum(entry[place] for entry in self._ads.values()) for place in (0, 2))
+            self._mean = (events + 1.0) / (displays + PRIOR_DISPLAYS)
+        totals = tuple(sums.get((name, ALL_DAYS), _NO_TOTALS) for name in names)
+        today = tuple(sums.get((name, day), _NO_TOTALS) for name in names)
         accounts = Accounts(
-            names, campaigns, day,
-            tuple(sums.get((name, ALL_DAYS), _NO_TOTALS) for name in names),
-            tuple(sums.get((name, day), _NO_TOTALS) for name in names),
+            names, campaigns, self._terms[1], day, totals, today,
+            np.array([one.spend for one in totals], np.int64), np.array([one.spend for one in today], np.int64),
             np.array([reservations.get(name, 0) for name in names], np.int64),
-            np.ones(len(names)), np.full(len(names), np.nan), self.store.ad_items(),
+            np.ones(c), np.full(c, np.nan), self._ads, self._mean,
         )  # fmt: skip
-        return self._paced(accounts, now)
+        return self._paced(accounts, now) if names else accounts
 
     def _paced(self, accounts: Accounts, now: int) -> Accounts:
         """With multipliers and targets."""

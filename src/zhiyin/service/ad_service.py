@@ -11,7 +11,6 @@ import numpy as np
 
 from zhiyin.api.ad_requests import AdsRequest
 from zhiyin.api.requests import RecommendRequest
-from zhiyin.core.durations import microseconds
 from zhiyin.core.uid import fresh_id
 from zhiyin.data.project_config import AdsSection
 from zhiyin.pipeline.ad_candidates import (
@@ -36,8 +35,6 @@ from zhiyin.store.ad_ledger import AdDisplay, AdTotals
 from zhiyin.store.traces import Trace
 
 ORIGIN = "ads"
-# A new ad without a similar item is taken to have the probability of all ads, as if one had had an event of so many.
-PRIOR_DISPLAYS = 50.0
 _MILLIONTHS = 1_000_000
 
 
@@ -114,7 +111,7 @@ class AdService:
                                    purchases=ads.purchases[rows])  # fmt: skip
         with reading_index(view) as index:
             means = action_probabilities(view.answers, past, part, None if index is None else index.index,
-                                         _mean(accounts))  # fmt: skip
+                                         accounts.mean)  # fmt: skip
         ranked = means
         if prior > 0:
             ranked = sampled_probabilities(means, expected, events, prior, int(rng.integers(2**31)))
@@ -187,8 +184,7 @@ class AdService:
 
     def longest_cap(self) -> float:
         """Seconds of the longest frequency cap of campaigns; 0: there is none."""
-        caps = (one.settings.frequency_cap for one in self.campaigns.all().values())
-        return max((microseconds(cap.per) / 1e6 for cap in caps if cap is not None), default=0.0)
+        return max(self.accounts.now.terms.caps, default=0.0)
 
     def _ads_of(self, view: View, accounts: Accounts) -> Ads:
         """The ads of all campaigns over the catalogue of a view."""
@@ -226,13 +222,12 @@ class AdService:
         c = len(accounts.names)
         # One entry behind those of the campaigns, for ads of none: code -1.
         active, has_cap_left, in_auction = (np.ones(c + 1, bool) for _ in range(3))
-        factor, weight = np.ones(c + 1), np.ones(c + 1)
-        active[:c] = [one.state(now) == "active" for one in accounts.campaigns]
+        factor, weight, terms = np.ones(c + 1), np.ones(c + 1), accounts.terms
+        active[:c] = terms.active(now)
         has_cap_left[:c] = self._below_caps(accounts, owner)
-        by = np.array([one.settings.pacing_by for one in accounts.campaigns], dtype="U8")
-        weight[:c] = np.where(by == "score", accounts.multipliers, 1.0)
-        factor[:c] = np.where(by == "bid", accounts.multipliers, 1.0)
-        in_auction[:c] = (by != "throttle") | (rng.random(c) < accounts.multipliers)
+        weight[:c] = np.where(terms.by_score, accounts.multipliers, 1.0)
+        factor[:c] = np.where(terms.by_bid, accounts.multipliers, 1.0)
+        in_auction[:c] = ~terms.by_throttle | (rng.random(c) < accounts.multipliers)
         left = np.append(accounts.left(now), np.iinfo(np.int64).max)
         bids = np.floor(ads.bids * factor[ads.campaigns]).astype(np.int64)
         bids = np.where(ads.bids > 0, np.maximum(bids, 1), 0)
@@ -251,15 +246,14 @@ class AdService:
 
     def _below_caps(self, accounts: Accounts, owner: str | None) -> np.ndarray:
         """bool[c]: campaigns that may be shown to a user once more."""
-        caps = [one.settings.frequency_cap for one in accounts.campaigns]
-        result = np.ones(len(caps), bool)
+        result = np.ones(len(accounts.names), bool)
         if owner is None:
             return result
-        for window in {microseconds(cap.per) / 1e6 for cap in caps if cap is not None}:
-            counts = self.live.state.showing_counts(owner, window)
-            for number, cap in enumerate(caps):
-                if cap is not None and microseconds(cap.per) / 1e6 == window:
-                    result[number] &= counts.get(_mark(accounts.names[number]), 0) < cap.at_most
+        for seconds, (rows, at_most) in accounts.terms.caps.items():
+            counts = self.live.state.showing_counts(owner, seconds)
+            if counts:
+                displays = [counts.get(_mark(accounts.names[row]), 0) for row in rows.tolist()]
+                result[rows] = np.array(displays) < at_most
         return result
 
     def _experience(self, ads: Ads, accounts: Accounts, rows: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
@@ -335,7 +329,7 @@ class AdService:
         target = accounts.targets[number]
         has_daily = campaign.settings.daily_budget_micros is not None
         today, total = accounts.today[number], accounts.totals[number]
-        own = [(item, accounts.ads[owner, item]) for owner, item in sorted(accounts.ads) if owner == name]
+        own = [(item, counts) for (_, item), counts in sorted(self.store.ad_items(name).items())]
         ads = [{"item": item, "displays": displays, "events": events, "expected": expected / _MILLIONTHS}
                for item, (displays, expected, events) in own]  # fmt: skip
         return self.campaign_json(campaign, accounts) | {
@@ -377,13 +371,6 @@ def counts_json(sums: AdTotals) -> dict[str, Any]:
 def _mark(campaign: str) -> str:
     """By what displays of a campaign are counted among the showings of a user."""
     return f"{MARK}ad{MARK}{campaign}"
-
-
-def _mean(accounts: Accounts) -> float:
-    """The probability of an event of any ad."""
-    displays = sum(entry[0] for entry in accounts.ads.values())
-    events = sum(entry[2] for entry in accounts.ads.values())
-    return (events + 1.0) / (displays + PRIOR_DISPLAYS)
 
 
 def _count(left_out: dict[str, int], reason: str, rows: np.ndarray) -> None:
