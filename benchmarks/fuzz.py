@@ -46,6 +46,7 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
         "boosts": [{"when": "price > 1", "multiply": 1.5, "add": "0.1 * price"}], "exclude": ["i1", "i2"],
         "include": ["i5", "i6", "i7"], "pins": {"1": "i9"}, "exclude_seen": True, "diversity": "mmr", "balance": 0.5,
         "placement": "home", "language": "zh", "fields": ["title", "price"], "context": {"a": 1}, "page": page,
+        "user_columns": {"age": 30},
     }  # fmt: skip
     widgets = [{"name": "a", "kind": "trending", "k": 3}, {"name": "b", "similar_to": "i3"},
                {"name": "c", "placement": "home", "filter": "price < 50"},

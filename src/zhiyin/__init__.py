@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from zhiyin.models.ratings.svdpp import SVDpp as SVDpp
     from zhiyin.models.ratings.timesvdpp import TimeSVDpp as TimeSVDpp
     from zhiyin.models.recommender import Recommender as Recommender
+    from zhiyin.models.segment_popular import SegmentPopular as SegmentPopular
     from zhiyin.models.sequence.caser import Caser as Caser
     from zhiyin.models.sequence.gru4rec import GRU4Rec as GRU4Rec
     from zhiyin.models.sequence.hstu import HSTU as HSTU

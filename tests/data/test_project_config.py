@@ -13,6 +13,7 @@ import pytest
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import param, params_of
 from zhiyin.data.project_config import Config, load_config, read_data, write_config
+from zhiyin.data.project_config.data_sections import FeaturesSection
 
 
 @dataclass
@@ -48,17 +49,19 @@ def test_defaults_are_written_as_comments_only(tmp_path: Path) -> None:
     path = write_config(tmp_path / "zhiyin.toml")
     assert load_config(path) == Config()
     left = {name: table for name, table in tomllib.loads(path.read_text()).items() if table}
-    assert left == {}
+    assert left == {"features": {"reviews": {}}}
 
 
 def test_every_key_is_described_and_shows_its_default(tmp_path: Path) -> None:
     text = write_config(tmp_path / "zhiyin.toml").read_text()
     lines = text.splitlines()
-    for section, field in Config.model_fields.items():
+    tables = {name: field.annotation for name, field in Config.model_fields.items() if name != "features"}
+    tables |= {f"features.{name}": field.annotation for name, field in FeaturesSection.model_fields.items()}
+    for section, table in tables.items():
         if section in ("weights", "models", "rules", "placements", "experiments"):
             continue
         assert f"[{section}]" in lines
-        for name, inner in field.annotation.model_fields.items():  # type: ignore[union-attr]
+        for name, inner in table.model_fields.items():  # type: ignore[union-attr]
             start = lines.index(f"[{section}]")
             at = next(i for i, line in enumerate(lines) if i > start and line.startswith(f"# {name} = "))
             assert (inner.description or "") in lines[at - 1]

@@ -46,7 +46,8 @@ ROOT = Path(__file__).parents[2]
 TRANSLATION = "README.zh-CN.md"
 DOCUMENTS = ("README.md", TRANSLATION, "docs/guide.md", "docs/ads.md", "docs/architecture.md", "docs/benchmarks.md",
              "docs/decisions.md", "docs/dependencies.md", "docs/experiments.md", "docs/flink.md", "docs/off_policy.md",
-             "docs/policies.md", "docs/ratings.md", "docs/social.md", "docs/spark.md", "docs/testing.md",
+             "docs/policies.md", "docs/ratings.md", "docs/reviews_and_cold_users.md", "docs/social.md", "docs/spark.md",
+             "docs/testing.md",
              "docs/training-processes.md",
              "deploy/README.md")  # fmt: skip
 # Those of CONTRIBUTING.md are parts of files: test_contributing.py puts them there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,30 @@ def test_columns() -> None:
     assert [column["name"] for column in named.columns_] == ["year", "genres"]
     with pytest.raises(ConfigError, match="'genre'"):
         TwoTower(columns="genre").fit(data)
+
+
+def test_users_with_columns_alone_get_a_list_made_from_them() -> None:
+    """Women take nine of ten items from one half of the catalogue, men from the other."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(300):
+        own = np.arange(20) // 10 == (0 if user % 2 else 1)
+        rows += [(f"u{user}", f"i{item}") for item in rng.choice(20, 5, replace=False, p=np.where(own, 0.09, 0.01))]
+    users = pl.DataFrame({"id": [f"u{n}" for n in range(300)], "gender": ["F" if n % 2 else "M" for n in range(300)]})
+    data = Dataset.build(pl.DataFrame(rows, schema=["user", "item"], orient="row"), users=users)
+    model = TwoTower(factors=16, epochs=40, history_dropout=0.4, negatives=64, validation="none").fit(
+        data, Run(threads=1)
+    )
+    assert model.reads_user_columns
+    assert data.histories.features is not None
+    stranger = data.histories.row(-1)
+    for gender in ("F", "M"):
+        asked = dataclasses.replace(stranger, features=data.histories.features.clear().vstack(
+            pl.DataFrame({"gender": [gender]}, schema=data.histories.features.schema)))  # fmt: skip
+        assert model.knows(asked).tolist() == [True]
+        items, scores = model.rank(asked, 8)
+        raw = data.item_ids.raw(items[0])
+        assert np.mean([(int(item[1:]) < 10) == (gender == "F") for item in raw]) >= 0.9
+        np.testing.assert_allclose(scores[0], model.score(asked)[0][items[0]], rtol=1e-4)
+    assert model.knows(stranger).tolist() == [False]
+    np.testing.assert_array_equal(model.score(stranger)[0], data.popularity())

@@ -209,6 +209,17 @@ def queried(config: Config, tmp_path: Path) -> None:
     assert project(tmp_path, config).data().n_events == 1
 
 
+def reviewed(config: Config, tmp_path: Path) -> None:
+    rows = [f"u{n % 5},i{n % 7},{('awful', 'great')[n % 2]}" for n in range(35)]
+    (tmp_path / "events.csv").write_text("\n".join(["user,item,review", *rows]) + "\n")
+    config.data.source, reviews = "events.csv", config.features.reviews
+    reviews.column = "review"
+    values = project(tmp_path, config).data().events["value"]
+    ends = (-1.0 if reviews.worst is None else reviews.worst, 1.0 if reviews.best is None else reviews.best)
+    assert values.is_between(min(ends), max(ends)).all()
+    assert values.n_unique() == (1 if ends[0] == ends[1] else 2)
+
+
 def computed(config: Config, tmp_path: Path) -> None:
     run = project(tmp_path, config).run
     made = Pipeline(sources="popular; als:factors=4,epochs=2; itemknn", ranker="trees:trees=5,min_leaf=5").fit(
@@ -248,6 +259,8 @@ USES: dict[str, Callable[[Config, Path], None]] = {
     "weights": weighed,
     "data.query_rows": queried,
     "read.header": headed,
+    "features.reviews.worst": reviewed,
+    "features.reviews.best": reviewed,
     "split.folds": splits,
     "split.test": share,
     "train.margin": margin,

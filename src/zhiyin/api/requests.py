@@ -36,8 +36,11 @@ from zhiyin.data.type_names import HIDDEN, MAX_TABLE_COLUMNS, TYPE_PATTERN, pars
 MAX_EVENTS_PER_REQUEST, MAX_LINES_PER_REQUEST = 1_000, 10_000
 # Widgets of a page; columns asked for.
 MAX_WIDGETS, MAX_FIELDS = 20, 50
-# Characters of a page's token, of a text of the context, of a filter, of a search.
+# Characters of a page's token, of a text of the context, of a filter, of a search; of a column of a user.
 MAX_PAGE_TOKEN_CHARS, MAX_CONTEXT_CHARS, MAX_FILTER_CHARS, MAX_SEARCH_CHARS = 64_000, 1_024, 4_000, 200
+MAX_USER_VALUE_CHARS = 256
+# Characters of a review.
+MAX_REVIEW_CHARS = 10_000
 
 
 def _valid_id(value: str) -> str:
@@ -108,6 +111,7 @@ Filter = Annotated[
 Page = Annotated[Text, Field(max_length=MAX_PAGE_TOKEN_CHARS, json_schema_extra={"format": PAGE})]
 Fields = Annotated[list[Annotated[Text, Field(max_length=MAX_ID_CHARS)]], Field(fail_fast=True, max_length=MAX_FIELDS)]
 Scalar = Annotated[Text, Field(max_length=MAX_CONTEXT_CHARS)] | bool | int | float | None
+UserValue = Annotated[Text, Field(max_length=MAX_USER_VALUE_CHARS)] | bool | int | float | None
 K = Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_whole_number)]
 # Milliseconds; microseconds UTC until the year 2200.
 Budget = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(_whole_number)]
@@ -133,7 +137,8 @@ class Body(BaseModel):
 
 class EventBody(Body):
     """One event. `time`: microseconds UTC, from 1971 to a day ahead of the service's clock, left out for now; `id`: of
-    one id only the first event is kept."""
+    one id only the first event is kept; `text`: a review, which becomes the value of an event that has none, and is
+    not kept."""
 
     user: Id
     item: Id
@@ -142,6 +147,7 @@ class EventBody(Body):
     value: Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
     id: Id | None = None
     list_id: Id | None = None
+    text: Annotated[Text, Field(max_length=MAX_REVIEW_CHARS)] | None = None
 
 
 LinkWeight = Annotated[Number, Field(gt=0, le=MAX_LINK_WEIGHT)]
@@ -274,7 +280,8 @@ _HISTORY_OR_WHO: dict[str, Any] = {"anyOf": [
 
 class RequestSubject(Body):
     """Whose list. `user` is known by events; so is `session`, a visitor's, and both may be given; `history`, which
-    neither of them goes with: items, oldest first, of a visitor whose events are not kept."""
+    neither of them goes with: items, oldest first, of a visitor whose events are not kept. `user_columns`: columns of
+    the user for this request, over those that are kept of them; not with a page token."""
 
     model_config = ConfigDict(json_schema_extra=_HISTORY_OR_WHO)
 
@@ -283,6 +290,9 @@ class RequestSubject(Body):
     history: Annotated[list[Id], Field(fail_fast=True, max_length=1_000)] | None = None
     context: Annotated[dict[Annotated[Text, Field(max_length=MAX_ID_CHARS)], Scalar], Field(max_length=100)] = Field(
         default_factory=dict
+    )
+    user_columns: Annotated[dict[Annotated[Text, Field(max_length=MAX_ID_CHARS)], UserValue], Field(max_length=50)] = (
+        Field(default_factory=dict)
     )
 
     @model_validator(mode="after")

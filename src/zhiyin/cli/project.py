@@ -47,6 +47,7 @@ class Project:
         read: reads in another place than this process; takes the arguments of `zhiyin.read`.
         """
         from zhiyin.data.project_config import read_arguments, read_data
+        from zhiyin.features.review_values import review_reader
 
         snapshot = self.store_snapshot() if store else None
         if snapshot is not None and self.config.data.source is None and snapshot.events.is_empty():
@@ -57,9 +58,15 @@ class Project:
         if snapshot is not None and len(snapshot.events):
             say = f"{len(snapshot.events):,} events of the store"
             typer.echo(say if self.config.data.source is None else f"the files and {say}", err=True)
+        reviews = review_reader(self.config.features.reviews, self.run)
         if read is not None:
+            if reviews is not None:
+                raise ConfigError(
+                    "reviews are read in this process alone", file=self.home / "zhiyin.toml",
+                    remedy="leave --engine out, or column out of [features.reviews]",
+                )  # fmt: skip
             return read(**read_arguments(self.config, self.home, strict, snapshot), run=self.run)
-        return read_data(self.config, self.home, strict, snapshot)
+        return read_data(self.config, self.home, strict, snapshot, reviews)
 
     def training_data(self, *, store: bool = False, read: Callable[..., Dataset] | None = None) -> Dataset:
         """As `data`; its size and the findings of the checks of data are printed."""

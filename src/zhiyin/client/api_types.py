@@ -24,6 +24,7 @@ class Event:
     time: microseconds UTC, or a datetime with its time zone; None for the time of arrival.
     value: a rating, a price.
     list_id: of the list that the item was shown in.
+    text: a review, at most 10,000 characters; it becomes the value, where there is none, and is not kept.
     """
 
     user: str
@@ -33,6 +34,7 @@ class Event:
     value: float | None = None
     id: str = dataclasses.field(default_factory=fresh_id)
     list_id: str | None = None
+    text: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ def decide(
     session: str | None = None,
     history: Sequence[str] | None = None,
     context: Features | None = None,
+    user_columns: Columns | None = None,
     candidates: Columns | None = None,
     excluded: Sequence[str] | None = None,
     slots: Sequence[str | Columns] | None = None,
@@ -39,6 +40,7 @@ def decide(
     policy: a placement whose policy chooses among its caller's own actions.
     actions: ids, or {"id", "features"} each, or features by id.
     context: features of the moment, such as {"device": "phone", "hour": 20}.
+    user_columns: columns of the user for the list of candidates, over those that are kept.
     candidates: {"k", "placement", "filter"}: the items of a list for the user, in place of actions.
     excluded: ids that may not be chosen.
     slots: ids, or {"id", "features", "baseline", "excluded"} each; None: one slot.
@@ -49,8 +51,8 @@ def decide(
         actions = [{"id": id, "features": features} for id, features in actions.items()]
     request = present_fields(
         event_id=event_id or f"decision-{fresh_id()}", policy=policy, user=user, session=session, history=history,
-        context=context, actions=_objects(actions), candidates=candidates, excluded=excluded, slots=_objects(slots),
-        baseline=baseline, defer=defer,
+        context=context, user_columns=user_columns, actions=_objects(actions), candidates=candidates, excluded=excluded,
+        slots=_objects(slots), baseline=baseline, defer=defer,
     )  # fmt: skip
     return endpoint_call(endpoints.DECIDE, read=_read_decision, body=request)
 

@@ -26,6 +26,7 @@ def event(
     value: float | None = None,
     id: str | None = None,
     list_id: str | None = None,
+    text: str | None = None,
 ) -> Call[EventResult]:
     """Send one event; answered once it is on the disk. Raises ApiError for an event that is rejected."""
 
@@ -35,7 +36,7 @@ def event(
             raise ApiError(400, f"the event was rejected: {result.reason}")
         return result
 
-    payload = event_json(Event(user, item, kind, time, value, id or fresh_id(), list_id))
+    payload = event_json(Event(user, item, kind, time, value, id or fresh_id(), list_id, text))
     return endpoint_call(endpoints.EVENTS, read=read, body={"events": [payload]})
 
 

@@ -87,13 +87,14 @@ class EventQueue:
         value: float | None = None,
         id: str | None = None,
         list_id: str | None = None,
+        text: str | None = None,
     ) -> str:
         """Queue an event and return its id. An event without a time gets the present one.
 
         Raises ConfigError for an event that cannot be sent, EventQueueFullError where the queue is full or closed.
         """
         timestamp = clock.time_ns() // 1000 if time is None else time
-        event = Event(user, item, kind, timestamp, value, id or fresh_id(), list_id)
+        event = Event(user, item, kind, timestamp, value, id or fresh_id(), list_id, text)
         as_json(event_json(event))  # raises here, for the caller, what the thread could only log
         with self._condition:
             if self._closed:

@@ -31,6 +31,7 @@ def recommend(
     diversity: Diversity | None = None,
     balance: float | None = None,
     context: Columns | None = None,
+    user_columns: Columns | None = None,
     explain: bool | None = None,
     language: Language | None = None,
     fields: Sequence[str] | None = None,
@@ -45,6 +46,7 @@ def recommend(
     boosts: {"when", "multiply", "add"} each.
     pins: {slot from 1: item}.
     balance: weight of the score against variety, 0 to 1.
+    user_columns: columns of the user for this request, over those that are kept, such as {"country": "NZ"}.
     fields: columns wanted of each item.
     page: `next` of the previous list.
     now: the time to answer for; needs an admin key.
@@ -52,7 +54,7 @@ def recommend(
     request = present_fields(
         user=user, session=session, history=history, placement=placement, k=k, filter=filter, boosts=boosts,
         include=include, exclude=exclude, exclude_seen=exclude_seen, diversity=diversity, balance=balance,
-        context=context, explain=explain, language=language, fields=fields, page=page,
+        context=context, user_columns=user_columns, explain=explain, language=language, fields=fields, page=page,
         pins=None if pins is None else {str(slot): item for slot, item in pins.items()},
         now=microseconds(now) if isinstance(now, datetime) else now,
     )  # fmt: skip
@@ -82,6 +84,7 @@ def rank(
     session: str | None = None,
     history: Sequence[str] | None = None,
     context: Columns | None = None,
+    user_columns: Columns | None = None,
     placement: str | None = None,
     explain: bool | None = None,
     language: Language | None = None,
@@ -89,8 +92,8 @@ def rank(
 ) -> Call[Recommendations]:
     """The given items in the best order; those that the version does not know come last, without a score."""
     request = present_fields(
-        user=user, session=session, history=history, items=list(items), context=context, placement=placement,
-        explain=explain, language=language, fields=fields,
+        user=user, session=session, history=history, items=list(items), context=context, user_columns=user_columns,
+        placement=placement, explain=explain, language=language, fields=fields,
     )  # fmt: skip
     return endpoint_call(endpoints.RANK, read=_read_list(request), body=request)
 
@@ -161,6 +164,7 @@ def pages(
     session: str | None = None,
     history: Sequence[str] | None = None,
     context: Columns | None = None,
+    user_columns: Columns | None = None,
     fields: Sequence[str] | None = None,
     explain: bool | None = None,
     language: Language | None = None,
@@ -171,8 +175,8 @@ def pages(
         "recommendations", "popular", "trending" or "covisits".
     """
     request = present_fields(
-        user=user, session=session, history=history, context=context, fields=fields, explain=explain,
-        language=language, widgets=list(widgets),
+        user=user, session=session, history=history, context=context, user_columns=user_columns, fields=fields,
+        explain=explain, language=language, widgets=list(widgets),
     )  # fmt: skip
     return page_call(request)
 

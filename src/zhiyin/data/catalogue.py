@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 
 from zhiyin.core.atomic_folders import whole_folder
@@ -32,6 +35,7 @@ class Catalogue:
 
     schema: types of the columns, as they were learned; left out, learned from the frames.
     links: as `Dataset.links`, in codes of `users`; None: there are none.
+    reviews: how texts of reviews become values, JSON values and arrays; None: nothing was learned of it.
     """
 
     items: pl.DataFrame
@@ -39,11 +43,13 @@ class Catalogue:
     kinds: tuple[str, ...] = ()
     schema: CatalogueSchema | None = None
     links: pl.DataFrame | LearnedLinks | None = None
+    reviews: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, data: Dataset) -> Catalogue:
         learned = CatalogueSchema.of(data.items, data.users)
-        return cls(data.items, data.users, tuple(data.kinds), learned.with_types(data.types), data.links)
+        types = learned.with_types(data.types)
+        return cls(data.items, data.users, tuple(data.kinds), types, data.links, data.reviews)
 
     @property
     def types(self) -> CatalogueSchema:
@@ -65,6 +71,11 @@ class Catalogue:
             if self.links is not None:
                 LearnedLinks.save(self.links if isinstance(self.links, pl.DataFrame) else self.links.frame(), draft)
             (draft / "kinds.json").write_text(json.dumps(list(self.kinds)) + "\n")
+            if self.reviews is not None:
+                arrays = {name: value for name, value in self.reviews.items() if isinstance(value, np.ndarray)}
+                values = {name: value for name, value in self.reviews.items() if name not in arrays}
+                (draft / "reviews.json").write_text(json.dumps(values, ensure_ascii=False) + "\n", "utf-8")
+                np.savez(draft / "reviews.npz", **arrays)  # type: ignore[arg-type]
             (draft / "schema.json").write_text(json.dumps(self.types.state(), ensure_ascii=False) + "\n", "utf-8")
 
     @classmethod
@@ -78,8 +89,8 @@ class Catalogue:
             kinds, types = tuple(json.loads((path / "kinds.json").read_text())), path / "schema.json"
             schema = CatalogueSchema.from_state(json.loads(types.read_text("utf-8"))) if types.is_file() else None
             links = LearnedLinks.load(path, Ids(users["id"])) if "id" in users.columns else None
-            return cls(items, users, kinds, schema, links)
-        except (ConfigError, OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+            return cls(items, users, kinds, schema, links, _load_reviews(path))
+        except (ConfigError, OSError, ValueError, TypeError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
             raise DataError(f"the catalogue is damaged ({error})", file=path, remedy="zhiyin train") from None
 
     @property
@@ -89,6 +100,13 @@ class Catalogue:
         if column is None:
             return None
         return self.items.select(pl.col("id").cast(pl.String), pl.col(column).alias("title"))
+
+
+def _load_reviews(path: Path) -> dict[str, Any] | None:
+    if not (path / "reviews.json").is_file():
+        return None
+    with np.load(path / "reviews.npz", allow_pickle=False) as arrays:
+        return json.loads((path / "reviews.json").read_text("utf-8")) | dict(arrays)
 
 
 def title_column(items: pl.DataFrame) -> str | None:

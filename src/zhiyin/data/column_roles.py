@@ -16,6 +16,7 @@ class Roles:
     user, item, time, rating, kind: a column each; None where the log has none.
     item_columns, user_columns: columns that describe items and users.
     clock: the time of day where `time` holds days only.
+    text: reviews in words, of which values are made.
     """
 
     user: str
@@ -26,12 +27,14 @@ class Roles:
     item_columns: tuple[str, ...] = ()
     user_columns: tuple[str, ...] = ()
     clock: str | None = None
+    text: str | None = None
 
     def sentence(self) -> str:
         """The roles in one line, to be shown."""
         parts = [f"{role} = {getattr(self, role)}" for role in ROLES if getattr(self, role)]
         if self.clock:
             parts[parts.index(f"time = {self.time}")] = f"time = {self.time} and {self.clock}, joined"
+        parts += [f"text = {self.text}"] if self.text else []
         lists = [role for role in ("item_columns", "user_columns") if getattr(self, role)]
         parts += [f"{role} = {', '.join(getattr(self, role))}" for role in lists]
         return "; ".join(parts)

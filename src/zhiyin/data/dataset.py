@@ -53,10 +53,14 @@ class Dataset:
     types: of columns of items and users whose type was declared, or is known from the store; others are learned from
         the frames.
 
+    `reviews`: what knows again how texts of reviews became values (`zhiyin.features.review_values`); None where none
+    were read.
+
     `group`: the processes that hold the events together; of an ordinary data set, this one alone.
     """
 
     group: ProcessGroup = ALONE
+    reviews: Mapping[str, Any] | None = None
 
     def __init__(
         self,

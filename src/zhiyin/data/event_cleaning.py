@@ -20,7 +20,7 @@ from zhiyin.data.time_of_day import join_clock, read_clock
 from zhiyin.data.time_policy import TimePolicy
 from zhiyin.data.timestamps import read_times
 
-_USES: dict[str, Use] = {"user": "id", "item": "id", "time": "time", "rating": "number", "kind": "text"}
+_USES: dict[str, Use] = {"user": "id", "item": "id", "time": "time", "rating": "number", "kind": "text", "text": "text"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,8 @@ class EventSource:
 def plan_events(table: Table, roles: Roles, kind: str | None) -> EventSource:
     """Plan the reading of one table. Raises DataError for a column that it does not have."""
     role_columns = _role_columns(roles)
+    if roles.text not in table.columns:  # of several tables one may hold the reviews
+        role_columns.pop("text", None)
     details = [*roles.item_columns, *roles.user_columns]
     clock = [roles.clock] if roles.clock else []
     missing = [column for column in [*role_columns.values(), *details, *clock] if column not in table.columns]
@@ -98,6 +100,14 @@ def read_events(
     clean: dict[str, pl.Series] = {}
     n_ahead, day_first, open_order = 0, None, ""
     for role, column in role_columns.items():
+        if role == "text":
+            known = column in loaded.frame.columns
+            clean["text"] = (
+                loaded.frame[column].cast(pl.String)
+                if known
+                else pl.repeat(None, len(loaded.frame), dtype=pl.String, eager=True)
+            )
+            continue
         series = loaded.frame[column]
         if role == "time":
             clock = loaded.frame[roles.clock] if roles.clock else None

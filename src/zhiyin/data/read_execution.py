@@ -23,6 +23,7 @@ from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.read_plan import ReadPlan
 from zhiyin.data.store_snapshot import FileData, StoreSnapshot, merge_snapshot
 from zhiyin.data.table import merge
+from zhiyin.data.text_values import TextValues
 
 
 def execute(
@@ -34,6 +35,7 @@ def execute(
     now: int,
     types: CatalogueSchema | None,
     run: Run,
+    reviews: TextValues | None = None,
 ) -> Dataset:
     """Read by a plan, and close its tables. The parameters are those of `read`."""
     findings = Findings(notes=list(plan.notes))
@@ -42,6 +44,10 @@ def execute(
     events = _concat_events(parts)
     details = [part.details for part in parts]
     del parts
+    review_state = None
+    if reviews is not None and "text" in events.columns:
+        events, notes, review_state = reviews.fill(events)
+        findings.notes.extend(notes)
     links = None
     if snapshot is not None:
         rejected.append(snapshot.quarantine)
@@ -63,10 +69,10 @@ def execute(
         events, items, users, links, stored = merged.events, merged.items, merged.users, merged.links, merged.stored
         findings.notes.extend(notes)
         del merged, snapshot
-        if "value" in events.columns and roles.rating is None:
-            roles = dataclasses.replace(roles, rating="value")
         if "kind" in events.columns and roles.kind is None:
             roles = dataclasses.replace(roles, kind="kind")
+    if "value" in events.columns and roles.rating is None:
+        roles = dataclasses.replace(roles, rating="value")
     events, schema, notes = _with_weights(events, roles, weights)
     findings.notes.extend(notes)
     for note in findings.notes:
@@ -88,6 +94,7 @@ def execute(
         types=declared,
         now=now,
     )
+    data.reviews = review_state
     if hidden is not None and len(hidden):
         codes = data.item_ids.encode(hidden)
         data.candidates[codes[codes >= 0]] = False

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zhiyin.core.errors import DataError
+from zhiyin.core.errors import DataError, suggest
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.column_roles import Roles
 from zhiyin.data.entity_table import EntitySource, plan_entity
@@ -86,11 +86,13 @@ def plan_read(
     assume: Mapping[str, Any] | None = None,
     types: CatalogueSchema | None = None,
     has_store: bool = False,
+    text: str | None = None,
     open_query: OpenQuery = query_table,
 ) -> ReadPlan:
     """Decide how a source is read. The parameters are those of `read`.
 
     has_store: whether the events of a store are read too; then `source` may be None.
+    text: the column of reviews, in one table of the log at least.
     open_query: opens the answers of databases.
 
     Raises DataError for a source that cannot be opened, and where its columns cannot be inferred or are missing.
@@ -122,7 +124,12 @@ def plan_read(
     roles, unused = Roles("user", "item", "time"), []
     if tables:
         first = tables[0][1]
-        roles = dataclasses.replace(guess_roles(first.sample, named_columns, first.name), **details)
+        if text is not None and all(text not in table.columns for _, table in tables):
+            raise DataError(
+                f"there is no column of reviews {text!r}", file=first.name, remedy=suggest(text, first.columns)
+            )
+        known = first.sample.drop(text, strict=False) if text is not None else first.sample
+        roles = dataclasses.replace(guess_roles(known, named_columns, first.name), **details, text=text)
         unused = ignored(first.sample, roles)
         for sentence in [f"columns: {roles.sentence()}", *unused]:
             findings.note(sentence)

@@ -14,6 +14,7 @@ from zhiyin.data.read_execution import execute
 from zhiyin.data.read_plan import plan_read
 from zhiyin.data.sql_query import QueryLimit
 from zhiyin.data.store_snapshot import StoreSnapshot
+from zhiyin.data.text_values import TextValues
 from zhiyin.data.time_policy import wall_clock
 
 
@@ -32,6 +33,7 @@ def read(
     now: int | None = None,
     assume: Mapping[str, Any] | None = None,
     types: CatalogueSchema | None = None,
+    reviews: TextValues | None = None,
     run: Run | None = None,
 ) -> Dataset:
     """Read an event log, and the descriptions of items and users.
@@ -58,6 +60,8 @@ def read(
         None.
     now: what the clock says, microseconds UTC; left out, this machine's. Rows whose time is more than a day ahead of
         it are set aside; a time less far ahead is taken as this moment.
+    reviews: makes values of events of the texts in one of the log's columns, where they have none; see
+        `zhiyin.features.review_values.ReviewReader`.
     types: declared types of columns of items and users; what does not fit one is null there.
     assume: what the content of a source leaves open: {"day_first": True, "decimal": ",", "encoding": "gb18030",
         "separator": ";", "header": 3, "missing": ["-"], "text": ["zip"]}; see `Dialect`. What reading assumed
@@ -77,6 +81,7 @@ def read(
         assume=assume,
         types=types,
         has_store=snapshot is not None,
+        text=None if reviews is None else reviews.column,
     )
     return execute(
         plan,
@@ -85,5 +90,6 @@ def read(
         snapshot=snapshot,
         now=wall_clock() if now is None else now,
         types=types,
+        reviews=reviews,
         run=run or Run(),
     )

@@ -189,6 +189,7 @@ def ignored(sample: pl.DataFrame, roles: Roles) -> list[str]:
         roles.rating,
         roles.kind,
         roles.clock,
+        roles.text,
         *roles.item_columns,
         *roles.user_columns,
     }

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy import sparse
 
 from zhiyin.core.errors import DataError, MissingExtraError, suggest
 from zhiyin.core.run import Run
+from zhiyin.features.sentiment_lexicon import scores
 from zhiyin.features.text import Text
 
 # Fewest rated reviews on each side of the threshold that a classifier is trained on.
@@ -30,7 +32,8 @@ class Sentiment:
     Parameters
     ----------
     text: the learned vocabulary.
-    weights: float32, one per word.
+    weights: float32, one per word, then one of the lexicon's score (`sentiment_lexicon`).
+    language: of the lexicon, see there.
     bias: intercept.
     threshold: ratings above it count as positive, below it as negative; those at it are not learned from.
     steps, values: float32[m], isotonic map from probability to rating, linear between the steps; fitted on out-of-fold
@@ -45,6 +48,7 @@ class Sentiment:
     steps: np.ndarray
     values: np.ndarray
     accuracy: float
+    language: str = "auto"
 
     @classmethod
     def learn(
@@ -54,6 +58,7 @@ class Sentiment:
         *,
         threshold: float | None = None,
         c: float = 10.0,
+        language: str = "auto",
         run: Run | None = None,
     ) -> Sentiment:
         """Learn from reviews with a rating. `threshold`: None takes the middle of the smallest and the largest rating;
@@ -78,13 +83,14 @@ class Sentiment:
                 remedy=f"at least {MIN_REVIEWS_PER_CLASS} of each, or another threshold",
             )
         run = run or Run()
+        by_lexicon = scores(rated["text"], language)
 
         def learned(rows: np.ndarray) -> tuple[Text, np.ndarray, float]:
             reviews = rated["text"].filter(pl.Series(rows))
             words = Text.learn("text", reviews, {"ngrams": "2", "min": "2"})
             model = LogisticRegression(C=c, max_iter=1000, random_state=0)
             labelled = sided[rows]
-            model.fit(words.matrix(reviews)[labelled], positive[rows][labelled])
+            model.fit(_inputs(words, reviews, by_lexicon[rows])[labelled], positive[rows][labelled])
             return words, model.coef_[0].astype(np.float32), float(model.intercept_[0])
 
         # Out-of-fold probabilities: those of training reviews would be too extreme.
@@ -92,20 +98,20 @@ class Sentiment:
         probabilities = np.empty(len(rating))
         for out in range(N_FOLDS):
             words, weights, bias = learned(fold != out)
-            probabilities[fold == out] = _probability(
-                words, weights, bias, rated["text"].filter(pl.Series(fold == out))
-            )
+            held_out = rated["text"].filter(pl.Series(fold == out))
+            probabilities[fold == out] = _probability(words, weights, bias, held_out, by_lexicon[fold == out])
         accuracy = float(((probabilities > 0.5) == positive)[sided].mean())
         order = np.argsort(probabilities, kind="stable")
         parts = np.array_split(order, min(N_CALIBRATION_BINS, max(1, len(order) // 10)))
         steps = np.array([probabilities[part].mean() for part in parts], dtype=np.float32)
         values = _increasing(np.array([rating[part].mean() for part in parts]), np.array([len(p) for p in parts]))
         words, weights, bias = learned(np.ones(len(rating), dtype=bool))
-        return cls(words, weights, bias, threshold, steps, values.astype(np.float32), accuracy)
+        return cls(words, weights, bias, threshold, steps, values.astype(np.float32), accuracy, language)
 
     def probability(self, texts: pl.Series) -> np.ndarray:
         """float32[n]: probability that each review is positive; NaN without text."""
-        probabilities = _probability(self.text, self.weights, self.bias, texts)
+        by_lexicon = scores(texts, self.language)
+        probabilities = _probability(self.text, self.weights, self.bias, texts, by_lexicon)
         return np.where(_is_blank(texts), np.nan, probabilities).astype(np.float32)
 
     def value(self, texts: pl.Series) -> np.ndarray:
@@ -127,7 +133,9 @@ class Sentiment:
         return cls(text, **{name: state[name] for name in _OWN})
 
 
-_OWN = ("weights", "bias", "threshold", "steps", "values", "accuracy")
+_OWN = ("weights", "bias", "threshold", "steps", "values", "accuracy", "language")
+# How much the lexicon's score, from -1 to 1, counts beside the words of a review, whose vector has length 1.
+_LEXICON_WEIGHT = 2.0
 
 
 def fill_values(
@@ -173,8 +181,14 @@ def fill_values(
     return events.with_columns(columns), [note]
 
 
-def _probability(words: Text, weights: np.ndarray, bias: float, texts: pl.Series) -> np.ndarray:
-    return 1 / (1 + np.exp(-(words.matrix(texts) @ weights.astype(np.float64) + bias)))
+def _probability(words: Text, weights: np.ndarray, bias: float, texts: pl.Series, by_lexicon: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-(_inputs(words, texts, by_lexicon) @ weights.astype(np.float64) + bias)))
+
+
+def _inputs(words: Text, texts: pl.Series, by_lexicon: np.ndarray) -> sparse.csr_matrix:
+    """CSR float32[n, words + 1]: TF-IDF, and the lexicon's score, 0 where it says nothing."""
+    score = np.nan_to_num(by_lexicon.astype(np.float32))[:, None] * np.float32(_LEXICON_WEIGHT)
+    return sparse.csr_matrix(sparse.hstack([words.matrix(texts), sparse.csr_matrix(score)], format="csr"))
 
 
 def _is_blank(texts: pl.Series) -> np.ndarray:

@@ -5,6 +5,7 @@
 MODELS = {
     "Random": "models.random",
     "Popular": "models.popularity",
+    "SegmentPopular": "models.segment_popular",
     "ItemKNN": "models.neighbors",
     "UserKNN": "models.neighbors",
     "RP3beta": "models.random_walk",

@@ -22,6 +22,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.features.column_encoders import words_of
 from zhiyin.features.images import Images
 from zhiyin.features.text import Text
+from zhiyin.features.user_segments import UserSegments
 from zhiyin.models.item_features import ItemFeatureMixin
 from zhiyin.models.recommender import CHUNK_BYTES, VectorRecommender
 from zhiyin.models.registry import make, parse
@@ -37,6 +38,8 @@ MIN_ITEMS_FOR_SCALE = 20
 # Number of users whose lists calibrate the scale, and the length of these lists.
 SCALE_USERS, SCALE_PLACES = 2_000, 10
 SCALE_RANGE = (0.1, 10.0)
+# Users that the map of user columns learns from, at most; fewest users of a segment, and most segments.
+MAX_MAPPED_USERS, MIN_SEGMENT_USERS, MAX_SEGMENTS = 100_000, 10, 256
 
 
 @dataclasses.dataclass
@@ -56,6 +59,9 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
     The scale s lets cold items compete: regularisation shrinks m towards the mean, and unscaled vectors would reach no
     list. A fifth of the items with events is held out from learning m; s is chosen so that they win as many places
     among users' first ten with mapped vectors as with their own. It is multiplied by `cold`.
+
+    A user without a positive event whose columns are known has the vector mean + V g, with g the segments the user is
+    in (`UserSegments`) and V a ridge map from segments to the vectors of the training users.
 
     | difference from the paper | why |
     |---|---|
@@ -79,6 +85,8 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         at_most=1,
         tune=(0.0, 1.0),
     )
+    user_columns: str = param("", "user columns to use, separated by commas or |; empty: all but lists")
+    user_reg: float = param(30.0, "L2 penalty on the map of user columns, in users", at_least=1e-9)
     prior: float = param(2.0, "weight of the mapped vector, in events", at_least=0, tune=(0.0, 20.0))
     cold: float = param(1.0, "additional factor of mapped vectors", at_least=0, tune=(0.5, 4.0))
     image: str = param("", "image_cnn: item column with the paths of the pictures")
@@ -100,6 +108,9 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
     scale_: ClassVar[float]
     words_: ClassVar[np.ndarray]
     read_: ClassVar[list[dict[str, Any]]]
+    user_map_: ClassVar[np.ndarray | None] = None
+    user_mean_: ClassVar[np.ndarray]
+    user_segments_: ClassVar[list[dict[str, Any]]]
     base_: ClassVar[list[dict[str, Any]]]
     base_arrays_: ClassVar[dict[str, np.ndarray]]
 
@@ -110,13 +121,33 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         return self._mapped(self._inputs(frame), run or Run()) * np.float32(self.scale_)
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
-        """Vectors of histories, float32[n, d], by the collaborative model."""
-        return self._collaborative().encode(histories, run)
+        """Vectors of histories, float32[n, d], by the collaborative model; where there is no positive event, from the
+        users' columns."""
+        vectors = self._collaborative().encode(histories, run)
+        if histories.features is None or self.user_map_ is None:
+            return vectors
+        rows = np.flatnonzero(histories.positives == 0)
+        if not len(rows):
+            return vectors
+        segments = self._segments().encode(histories.features[rows], len(rows))
+        described = np.diff(segments.indptr) > 0
+        vectors = np.array(vectors, dtype=np.float32)
+        vectors[rows[described]] = self.user_mean_ + segments[described] @ self.user_map_
+        return vectors
+
+    @property
+    def reads_user_columns(self) -> bool:
+        return self.user_map_ is not None
+
+    def knows_columns(self, histories: Histories) -> np.ndarray:
+        if histories.features is None or self.user_map_ is None:
+            return np.zeros(len(histories), dtype=bool)
+        return np.diff(self._segments().encode(histories.features, len(histories)).indptr) > 0
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def _fit(self, data: Dataset, run: Run) -> None:
-        for name in ("_features_cache", "_base", "_network", "_vocabulary"):
+        for name in ("_features_cache", "_base", "_network", "_vocabulary", "_segments_cache"):
             vars(self).pop(name, None)
         base = parse(self.base)
         if not isinstance(base, VectorRecommender) or isinstance(base, Hybrid):
@@ -151,6 +182,31 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         share = (counts / np.maximum(counts + self.prior, 1e-12)).astype(np.float32)[:, None]
         self.item_vectors_ = share * y + (1 - share) * mapped * np.float32(self.scale_)  # type: ignore[misc]
         self._keep_base(base)
+        self._learn_users(data, run)
+
+    def _learn_users(self, data: Dataset, run: Run) -> None:
+        """Learn the map from users' columns to vectors; none where users have no columns."""
+        active = np.flatnonzero(data.histories.positives > 0)
+        if data.users.width < 2 or not len(active):
+            return
+        if len(active) > MAX_MAPPED_USERS:
+            active = np.sort(run.rng(65).choice(active, MAX_MAPPED_USERS, replace=False))
+        frame = data.users.drop("id")[active]
+        segments = UserSegments.learn(frame, self.user_columns, min_users=MIN_SEGMENT_USERS,
+                                      max_segments=MAX_SEGMENTS, bins=8, pairs=True)  # fmt: skip
+        if not len(segments):
+            return
+        vectors = np.asarray(self._base.encode(data.histories.take(active), run), dtype=np.float32)
+        mean = vectors.mean(axis=0)
+        f = segments.encode(frame, len(active))
+        self.user_map_ = ridge(f, np.ones(len(active), np.float32), vectors - mean, self.user_reg)  # type: ignore[misc]
+        self.user_mean_ = mean  # type: ignore[misc]
+        self.user_segments_ = [dataclasses.asdict(segments)]  # type: ignore[misc]
+
+    def _segments(self) -> UserSegments:
+        if "_segments_cache" not in vars(self):
+            vars(self)["_segments_cache"] = UserSegments(**self.user_segments_[0])
+        return vars(self)["_segments_cache"]
 
     def _learn_map(
         self,

@@ -43,7 +43,8 @@ MAX_SINGLE_QUERIES = 3
 class Recommender(Parameterized):
     """Base of all recommenders. See the module docstring."""
 
-    # Whether `_score` handles histories without a positive event; otherwise these get the popular items.
+    # Whether `_score` handles all histories without a positive event; otherwise these get the popular items, but for
+    # those that `knows` says the model has something to say of.
     scores_empty_histories: ClassVar[bool] = False
     # Whether it reads the columns of a user's links; see `data.learned_links.link_columns`.
     reads_links: ClassVar[bool] = False
@@ -121,11 +122,29 @@ class Recommender(Parameterized):
         """Scores of all items for each history, float32[n, n_items]. Memory grows with n: see `chunk_rows`."""
         context = self._context()
         scores = self._score(histories, run or Run())
-        if not self.scores_empty_histories:
-            strangers = ~has_positive_event(histories)
-            if strangers.any():
-                scores[strangers] = context.popularity
+        strangers = ~self.knows(histories)
+        if strangers.any():
+            scores[strangers] = context.popularity
         return scores
+
+    def knows(self, histories: Histories) -> np.ndarray:
+        """bool[n]: which histories the model scores itself; the others get the popular items.
+
+        Those with a positive event, and those whose user it knows by columns.
+        """
+        if self.scores_empty_histories:
+            return np.ones(len(histories), dtype=bool)
+        known = has_positive_event(histories)
+        return known if known.all() else known | self.knows_columns(histories)
+
+    @property
+    def reads_user_columns(self) -> bool:
+        """Whether the model has learned from columns of users what to show to those who have done nothing yet."""
+        return False
+
+    def knows_columns(self, histories: Histories) -> np.ndarray:
+        """bool[n]: whose columns say something to the model; nobody's, unless it reads columns."""
+        return np.zeros(len(histories), dtype=bool)
 
     def rank(
         self,
@@ -430,6 +449,12 @@ class VectorRecommender(Recommender):
         """Vectors of histories, float32[n, d]: the queries of a search index."""
         raise NotImplementedError
 
+    def queries(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+        """`encode`, with zeros for the histories that get the popular items: what a compiled search tells them by."""
+        vectors = np.asarray(self.encode(histories, run), dtype=np.float32)
+        known = self.knows(histories)
+        return vectors if known.all() else vectors * known[:, None]
+
     def _put_search(self, table: ArrayTable, base: int, run: Run) -> int:
         """By a search over the item vectors."""
         if type(self)._score is not VectorRecommender._score:
@@ -450,7 +475,7 @@ class VectorRecommender(Recommender):
         plan = self.compiled_search(run)
         if plan.kind == search_plan.LIST:
             return None
-        queries = self.encode(histories, run) if plan.kind == search_plan.VECTORS else None
+        queries = self.queries(histories, run) if plan.kind == search_plan.VECTORS else None
         return plan.search(histories, k, excluded, mask, run, queries)
 
     def _rank_many(
@@ -458,7 +483,7 @@ class VectorRecommender(Recommender):
     ) -> tuple[np.ndarray, np.ndarray]:
         """By a search in the order of vector length, which prunes vectors too short to enter the k best."""
         plain = type(self)._score is VectorRecommender._score
-        if not plain or not (self.scores_empty_histories or has_positive_event(histories).all()):
+        if not plain or not self.knows(histories).all():
             return super()._rank_many(histories, k, excluded, allowed, run)
         vectors, priority = self.item_vectors_, self._context().priority
         return top_k_masked(

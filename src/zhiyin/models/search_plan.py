@@ -83,7 +83,8 @@ def put_source(table: ArrayTable, base: int, model: Recommender, run: Run) -> in
 def put_kind(table: ArrayTable, base: int, kind: int, context: TrainingContext, scores_empty: bool) -> None:
     """Place what all kinds have.
 
-    scores_empty: whether histories without a positive event are scored; otherwise these get the popular items.
+    scores_empty: whether all histories without a positive event are scored; otherwise these get the popular items,
+        but for those with a query other than zeros.
     """
     table.put_int(base + _KIND, kind)
     table.put_int(base + _SCORES_EMPTY, scores_empty)
@@ -177,7 +178,8 @@ def search_source(words, base, eligible, items, weights, query, excluded, items_
     words: the words of a table, in which `put_source` has placed a model at `base`.
     eligible: `Mask.words` of the items that may be returned.
     items, weights: int32[m] and float32[m], the history's events, oldest first.
-    query: float32[d], the history's vector; read for kind VECTORS alone.
+    query: float32[d], the history's vector, zeros for one that the model does not know (`VectorRecommender.queries`);
+        read for kind VECTORS alone.
     excluded: int32, codes that may not be returned, sorted.
     items_out, scores_out: int32[k] and float32[k], best first; filled up with -1 and minus infinity.
 
@@ -189,7 +191,8 @@ def search_source(words, base, eligible, items, weights, query, excluded, items_
     bits, rows = bool_at(eligible, MASK_BITS), int32_at(eligible, MASK_ROWS)
     sparse_mask = int_at(eligible, MASK_SPARSE) != 0
     popular = int32_at(words, base + _POPULAR)
-    if not int_at(words, base + _SCORES_EMPTY) and not _has_positive(weights):
+    scores_empty = int_at(words, base + _SCORES_EMPTY) != 0 or (kind == VECTORS and _is_known(query))
+    if not scores_empty and not _has_positive(weights):
         popularity = float32_at(words, base + _POPULARITY)
         return search_ordered(
             popular, popularity, bits, rows, sparse_mask, excluded, priority, items_out, scores_out
@@ -213,6 +216,14 @@ def search_source(words, base, eligible, items, weights, query, excluded, items_
         query = _folded(words, base, vectors, items, weights)
     return _search_vectors(words, base, vectors, query, bits, rows, sparse_mask, eligible, excluded, priority,
                            items_out, scores_out)  # fmt: skip
+
+
+@kernel
+def _is_known(query):
+    n_other = 0
+    for at in range(len(query)):
+        n_other += query[at] != 0
+    return n_other > 0
 
 
 @kernel

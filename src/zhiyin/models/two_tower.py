@@ -49,6 +49,7 @@ class TwoTower(NeuralRecommender):
     | negatives by known popularity, not from the batch | log q is exact, their number does not depend on the batch |
     | items without events are never negatives | they could not be chosen, which is no negative evidence |
     | `hard` of the negatives are the best of a larger draw, a stratum of it | the sum stays that of the softmax |
+    | users' columns are added to a history, each of the two dropped for a share of events | either alone must do |
     | `popularity` of log p(item) stays in the scores (Menon et al., 2021) | a cold item has none to compete with |
     """
 
@@ -68,6 +69,12 @@ class TwoTower(NeuralRecommender):
     bins: int = param(16, "quantile bins of a numeric column", at_least=2, at_most=1000)
     ids: bool = param(True, "learn a vector for each item, added to that of its features")
     id_dropout: float = param(0.5, "share of items whose own vector is dropped in each step", at_least=0, at_most=1)
+    history_dropout: float = param(
+        0.1,
+        "share of events predicted from the user's columns alone, for users without a history",
+        at_least=0,
+        at_most=1,
+    )
     hidden: int = param(0, "width of the hidden layer of each tower; 0: no hidden layer", at_least=0)
     history: str = param(
         "any", "events that a target is predicted from: all others, or the earlier ones", choices=("any", "next")
@@ -105,16 +112,35 @@ class TwoTower(NeuralRecommender):
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, d], from events and, where the batch has them, users' columns; zeros where
-        a history has no positive event."""
+        there is neither a positive event nor a known column."""
         if histories.features is None or not self.user_columns_:
             return super().encode(histories, run)
-        network = self._net()
+        network: Towers = self._net()  # type: ignore[assignment]
         vectors = np.zeros((len(histories), self._width()), dtype=np.float32)
         bag = self._user_bag(histories.features)
+        described = np.flatnonzero((histories.positives == 0) & self.knows_columns(histories))
         with torch.inference_mode(), threads(run or Run()):
             for batch in request_sequences(histories, self.max_len):
                 vectors[batch.rows.numpy()] = network(batch, bag.take(batch.rows)).float().numpy()
+            for start in range(0, len(described), ITEMS_PER_BATCH):
+                rows = torch.from_numpy(described[start : start + ITEMS_PER_BATCH])
+                state = network.user_outputs(torch.zeros(len(rows), self.factors), bag.take(rows))
+                vectors[rows.numpy()] = state.float().numpy()
         return vectors
+
+    @property
+    def reads_user_columns(self) -> bool:
+        return self.is_fitted and bool(self.user_columns_)
+
+    def knows_columns(self, histories: Histories) -> np.ndarray:
+        if histories.features is None or not self.user_columns_:
+            return np.zeros(len(histories), dtype=bool)
+        names = [column["name"] for column in self.user_columns_ if column["name"] in histories.features.columns]
+        if not names:
+            return np.zeros(len(histories), dtype=bool)
+        # An unknown number has a code of its own, which alone says nothing.
+        present = histories.features.select(pl.any_horizontal(pl.col(name).is_not_null() for name in names))
+        return (self._user_bag(histories.features).lengths.numpy() > 0) & present.to_series().to_numpy()
 
     def _user_bag(self, features: pl.DataFrame) -> Bag:
         """Codes of users' columns. Those of one user are cached by their values: to read texts takes milliseconds."""
@@ -187,7 +213,7 @@ class Towers(nn.Module):
         self.ids = _table(n, s.factors, 0.1 if features.n_codes else 1.0) if s.ids or not features.n_codes else None
         self.user_words = _table(n_user_codes, s.factors, 0.1)
         self.user = Residual(s.factors, s.hidden) if s.hidden else nn.Identity()
-        self.dropout, self.id_dropout = Dropout(s.dropout), s.id_dropout
+        self.dropout, self.id_dropout, self.history_dropout = Dropout(s.dropout), s.id_dropout, s.history_dropout
         self.keep, self.next = 0.5 ** (1 / s.half_life) if s.half_life else 1.0, s.history == "next"
         self.temperature, self.popularity, self.power = s.temperature, s.popularity, s.popularity_power
         self.negatives, self.hard = s.negatives, round(s.negatives * s.hard)
@@ -301,10 +327,11 @@ class Towers(nn.Module):
         """[m, d]: vectors of histories, of length 1 / temperature where there is one."""
         if visitors is not None:
             user_vectors = visitors.sum(self.user_words, self.dropout)
-            if self.training:  # a history may come without its user's columns
-                user_vectors = user_vectors * (
-                    torch.rand(len(user_vectors), 1, device=user_vectors.device) >= self.id_dropout
-                )
+            if self.training:  # a history may come without its user's columns, and columns without a history
+                draw = torch.rand(len(user_vectors), 1, device=user_vectors.device)
+                alone = (draw >= 1 - self.history_dropout) & (visitors.lengths > 0)[:, None]
+                user_vectors = user_vectors * ((draw >= self.id_dropout) | alone)
+                pooled = pooled * ~alone
             pooled = pooled + user_vectors
         state = self.user(pooled)
         return nn.functional.normalize(state, dim=-1) / self.temperature if self.temperature else state

@@ -53,6 +53,10 @@ def suitable_sources(data: Dataset, budget: float) -> list[SuitableSource]:
     described = [
         name for name, kind in data.items.drop("id").schema.items() if kind.is_nested() or str(kind) == "String"
     ]
+    known = [name for name in data.users.columns if name != "id"]
+    if known:
+        reason = f"users are described: {', '.join(known)[:80]}"
+        sources.append(SuitableSource("segmentpopular", reason, tuned=False))
     if described:
         sources.append(SuitableSource("content", f"items are described: {', '.join(described)[:80]}"))
     if budget >= DEEP_SECONDS and data.n_events >= DEEP_EVENTS and data.has_times and find_spec("torch"):

@@ -15,6 +15,8 @@ import numpy as np
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
+from zhiyin.pipeline.deciding_causes import Cause, causes
+from zhiyin.pipeline.reason_words import WORDS, column_words, verb_of_kind
 from zhiyin.ranking.examples import Candidates, Examples
 
 if TYPE_CHECKING:
@@ -34,11 +36,13 @@ class Reason:
     method: what ordered the candidates: "ranker", "weighted", "rrf", a source's name, or "popular" for an item added
         by the backfill.
     sources: of each that named the item: {"rank": from 1, "score": its own score}.
-    because: similar items of the history: [{"item": raw id, "similarity": number, "source": name}].
+    because: similar items of the history: [{"item": raw id, "similarity": number, "source": name, "did": what the user
+        did with it, a key of `reason_words`}]; those that the deciding source knows, where it does.
     features: the largest contributions to the ranker's score: [{"feature": name, "contribution": number,
         "value": number}].
     rules: what rules did to it, in words.
     stranger: the user has no history.
+    decided: what contributed most to its place; see `Cause`. None: it fills the list up.
     """
 
     item: Any
@@ -48,105 +52,58 @@ class Reason:
     features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     rules: list[str] = dataclasses.field(default_factory=list)
     stranger: bool = False
+    decided: Cause | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {"decided": None if self.decided is None else self.decided.to_dict()}
 
     def sentence(self, language: str = "en", titles: Mapping[Any, str] | None = None) -> str:
         """One plain sentence, in "en" or "zh". Raises ConfigError for another language."""
-        if language not in _WORDS:
+        if language not in WORDS:
             raise ConfigError(f"there are no sentences in {language!r}", remedy="one of en, zh")
-        words, titles = _WORDS[language], titles or {}
-        names = [str(titles.get(entry["item"], entry["item"])) for entry in self.because[:2]]
-        parts = []
-        if names:
-            parts.append(words["because"].format(words["and"].join(words["quote"].format(name) for name in names)))
-        best = min(self.sources.items(), key=lambda pair: pair[1]["rank"], default=None)
-        if self.stranger and best is not None and not best[0].startswith("popular"):
-            parts.append(words["fill"])  # what a source says to strangers is what is popular
-        elif best is not None:
-            name, place = best[0].partition(":")[0], int(best[1]["rank"])
-            kind = words["kinds"].get(name, words["kinds"]["other"].format(name))
-            parts.append(words["source"].format(kind, place))
-        elif not names:
-            parts.append(words["fill"])
+        words = WORDS[language]
+        parts = self._why(words, language, titles or {})
         if self.rules:
             steps = words["steps"].items()
             lines = [next((text.replace(step, word, 1) for step, word in steps if text.startswith(step)), text)
                     for text in self.rules]  # fmt: skip
             parts.append(words["rules"].format(words["list"].join(lines)))
-        return words["comma"].join(parts) + words["stop"]
+        text = words["comma"].join(parts) + words["stop"]
+        return text[:1].upper() + text[1:]
+
+    def _why(self, words: dict[str, Any], language: str, titles: Mapping[Any, str]) -> list[str]:
+        """What decided, in words."""
+        cause = self.decided
+        if cause is None and self.sources and not self.stranger:  # of an item that no source of the model could know
+            cause = Cause("source", min(self.sources.items(), key=lambda pair: pair[1]["rank"])[0])
+        if cause is None or (self.stranger and cause.by in ("source", "history") and not _is_popular(cause)):
+            return [words["fill"]]  # what a source says to strangers is what is popular
+        if cause.by in ("columns", "item") and cause.columns:
+            names = words["and"].join(column_words(column, language) for column in cause.columns)
+            return [words[cause.by].format(names)]
+        if cause.by == "popularity":
+            return [words["kinds"]["popular"]]
+        parts = []
+        if self.because and not _is_popular(cause):
+            by_verb: dict[str, list[str]] = {}
+            for entry in self.because[:2]:
+                name = words["quote"].format(titles.get(entry["item"], entry["item"]))
+                by_verb.setdefault(entry.get("did", ""), []).append(name)
+            did = [words["verbs"][verb].format(_and(words, names)) for verb, names in by_verb.items()]
+            parts.append(words["because"].format(words["and"].join(did)))
+        if cause.source:
+            name = cause.source.partition(":")[0]
+            parts.append(words["kinds"].get(name) or words["kinds"]["other"].format(name))
+        return parts or [words["history"]]
 
 
-_WORDS: dict[str, dict[str, Any]] = {
-    "en": {
-        "because": "Because you had {}",
-        "and": " and ",
-        "quote": "“{}”",
-        "source": "{} (place {})",
-        "fill": "Popular with everyone",
-        "rules": "rules: {}",
-        "comma": "; ",
-        "list": ", ",
-        "steps": {"mmr": "for variety", "dpp": "for variety", "calibrate": "spread as your history"},
-        "stop": ".",
-        "kinds": {
-            "popular": "popular these days",
-            "popularincategory": "popular in what you like",
-            "itemknn": "people who had that also had this",
-            "ease": "goes with what you had",
-            "als": "liked by people of your taste",
-            "transitions": "often comes next",
-            "content": "described alike",
-            "hybrid": "alike in kind and in taste",
-            "twotower": "described like what you had",
-            "new": "new, and like what suits you",
-            "sasrec": "fits the order of what you did",
-            "gru4rec": "fits the order of what you did",
-            "ratingblend": "you would rate it high",
-            "other": "named by {}",
-        },
-    },
-    "zh": {
-        "because": "因为您看过{}",
-        "and": "和",
-        "quote": "《{}》",
-        "source": "{}（第 {} 位）",
-        "fill": "大家都喜欢",
-        "rules": "规则：{}",
-        "comma": "；",
-        "list": "、",
-        "steps": {
-            "mmr": "多样性",
-            "dpp": "多样性",
-            "calibrate": "按您的历史分布",
-            "pin": "固定位置",
-            "boost": "加权",
-            "exposure": "曝光目标",
-            "rotate": "轮换",
-            "cap": "每组上限",
-            "share": "最低占比",
-            "dedupe": "去除同款",
-        },
-        "stop": "。",
-        "kinds": {
-            "popular": "近期热门",
-            "popularincategory": "您喜欢的类别中的热门",
-            "itemknn": "看过它们的人也看了这个",
-            "ease": "与您看过的相配",
-            "als": "与您口味相近的人喜欢",
-            "transitions": "常常接着被选择",
-            "content": "内容相似",
-            "hybrid": "内容与口味都相近",
-            "twotower": "描述与您看过的相似",
-            "new": "新上架，与适合您的相似",
-            "sasrec": "符合您的浏览顺序",
-            "gru4rec": "符合您的浏览顺序",
-            "ratingblend": "预计您会给高分",
-            "other": "由 {} 推荐",
-        },
-    },
-}
+def _is_popular(cause: Cause) -> bool:
+    return cause.by == "popularity" or cause.source.partition(":")[0] == "popular"
+
+
+def _and(words: dict[str, Any], names: list[str]) -> str:
+    return (" and " if words is WORDS["en"] else "和").join(names)
 
 
 def reasons(
@@ -172,8 +129,11 @@ def reasons(
         examples = pipeline.builder_.build(history, candidates, context)
     place = {int(item): at for at, item in enumerate(candidates.items)}
     rows = np.array([place.get(int(item), -1) for item in items], dtype=np.int64)
-    because = _because(pipeline, history, items, candidates, rows, run)
-    features = [[]] * len(items) if examples is None else _features(pipeline, examples, rows, run)
+    moved = None if examples is None else _contributions(pipeline, examples, rows, run)
+    moves = None if moved is None else (moved.names, moved.values)
+    decided = causes(pipeline, history, items, rows, candidates, method, moves, run)
+    because = _because(pipeline, history, items, candidates, rows, decided, run)
+    features = [[]] * len(items) if moved is None else _features(moved, rows)
     raw, stranger = training.item_ids.raw(items), not bool((history.weights > 0).any())
     result = []
     for number, row in enumerate(rows):
@@ -185,59 +145,104 @@ def reasons(
                 if candidates.ranks[row, at] >= 0
             }
         result.append(Reason(raw[number], method if row >= 0 else "popular", sources, because[number], features[number],
-                            stranger=stranger))  # fmt: skip
+                            stranger=stranger, decided=decided[number] if row >= 0 else None))  # fmt: skip
     return result
 
 
 def _because(
-    pipeline: Pipeline, history: Histories, items: np.ndarray, candidates: Candidates, rows: np.ndarray, run: Run
+    pipeline: Pipeline,
+    history: Histories,
+    items: np.ndarray,
+    candidates: Candidates,
+    rows: np.ndarray,
+    decided: list[Cause],
+    run: Run,
 ) -> list[list[dict[str, Any]]]:
-    """Of each item the items of the history that are most similar, by the first source that named it and knows."""
+    """Of each item the items of the history that are most similar: by the source that decided where it knows, else by
+    the first source that named it and knows."""
     had = np.unique(history.items[history.weights > 0])
     result: list[list[dict[str, Any]]] = [[] for _ in items]
     if not len(had) or not len(candidates.items):
         return result
-    free = rows >= 0
-    for at, (name, source) in enumerate(pipeline.sources_.items()):
-        of = np.flatnonzero(free & (candidates.ranks[np.maximum(rows, 0), at] >= 0))
-        if not len(of):
+    free, raw, did = rows >= 0, pipeline.context_.item_ids.raw(had), _what_was_done(pipeline, history, had)
+    deciding = np.array([cause.source for cause in decided], dtype=object)
+    sources = list(enumerate(pipeline.sources_.items()))
+    passes = [(at, name, source, deciding == name) for at, (name, source) in sources]
+    passes += [(at, name, source, np.ones(len(items), dtype=bool)) for at, (name, source) in sources]
+    unable = set()
+    for at, name, source, asked in passes:
+        of = np.flatnonzero(free & asked & (candidates.ranks[np.maximum(rows, 0), at] >= 0))
+        if not len(of) or name in unable:
             continue
         try:
             similar = source.similarities(items[of], had, run)
         except ConfigError:
+            unable.add(name)
             continue
-        raw = pipeline.context_.item_ids.raw(had)
         for row, values in zip(of, similar):
             best = np.argsort(-values, kind="stable")[:MAX_DETAILS]
             best_similar = [b for b in best if np.isfinite(values[b]) and values[b] > 0]
-            result[row] = [{"item": raw[b], "similarity": float(values[b]), "source": name} for b in best_similar]
+            result[row] = [{"item": raw[b], "similarity": float(values[b]), "source": name, "did": did[b]}
+                           for b in best_similar]  # fmt: skip
             free[row] = not result[row]
     return result
 
 
-def _features(pipeline: Pipeline, whole: Examples, rows: np.ndarray, run: Run) -> list[list[dict[str, Any]]]:
-    """Of each item the features that moved the ranker's score most."""
+def _what_was_done(pipeline: Pipeline, history: Histories, items: np.ndarray) -> list[str]:
+    """What the user did with each item, by the event of the largest weight, of equal ones the last."""
+    schema = pipeline.context_.schema
+    kinds = () if schema is None else schema.kinds
+    order = np.lexsort((np.arange(len(history.items)), history.weights))
+    last = dict(zip(history.items[order].tolist(), order.tolist()))
+    result = []
+    for item in items.tolist():
+        event = last[item]
+        code = int(history.kinds[event])
+        kind = kinds[code] if code < len(kinds) else ""
+        result.append(verb_of_kind(kind, not np.isnan(history.values[event])))
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moved:
+    """Contributions of features to the ranker's score, float32[k, features], zeros where an item is no candidate; and
+    the numbers that the ranker read, by name."""
+
+    names: list[str]
+    values: np.ndarray
+    numbers: dict[str, np.ndarray]
+
+
+def _contributions(pipeline: Pipeline, whole: Examples, rows: np.ndarray, run: Run) -> _Moved | None:
+    """Of the listed items; None for a ranker that does not know them."""
     assert pipeline.ranker_ is not None
     item_rows = np.unique(rows[rows >= 0])
     examples = whole.only(item_rows)
     try:
         moved = pipeline.ranker_.contributions(examples, run)
     except (ConfigError, NotImplementedError):
-        return [[] for _ in rows]
-    names = pipeline.ranker_.contribution_names(examples)
-    numbers = {name: examples.numbers[:, at] for at, name in enumerate(examples.number_names)}
-    result = []
-    for row in np.where(rows >= 0, np.searchsorted(item_rows, rows), -1):
-        moves = []
-        if row >= 0:
-            for at in np.argsort(-np.abs(moved[row]), kind="stable")[:MAX_DETAILS]:
-                value = numbers.get(names[at])
-                moves.append(
-                    {
-                        "feature": names[at],
-                        "contribution": float(moved[row, at]),
-                        "value": None if value is None else float(value[row]),
-                    }
-                )
-        result.append(moves)
+        return None
+    names, real = pipeline.ranker_.contribution_names(examples), rows >= 0
+    at = np.searchsorted(item_rows, rows[real])
+    values = np.zeros((len(rows), len(names)), dtype=np.float32)
+    values[real] = moved[at]
+    numbers = {}
+    for column, name in enumerate(examples.number_names):
+        numbers[name] = np.full(len(rows), np.nan, dtype=np.float32)
+        numbers[name][real] = examples.numbers[at, column]
+    return _Moved(list(names), values, numbers)
+
+
+def _features(moved: _Moved, rows: np.ndarray) -> list[list[dict[str, Any]]]:
+    """Of each item the features that moved the ranker's score most."""
+    result: list[list[dict[str, Any]]] = []
+    for row, known in enumerate(rows >= 0):
+        best = np.argsort(-np.abs(moved.values[row]), kind="stable")[:MAX_DETAILS] if known else ()
+        result.append([])
+        for at in best:
+            value = moved.numbers.get(moved.names[at])
+            result[-1].append({
+                "feature": moved.names[at], "contribution": float(moved.values[row, at]),
+                "value": None if value is None else float(value[row]),
+            })  # fmt: skip
     return result

@@ -21,6 +21,7 @@ import numpy as np
 
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.model_evaluation import Window
 from zhiyin.models.recommender import Recommender
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 MAX_WINDOW_REQUESTS = 20_000
 # Requests below which a ranker would learn noise; candidates above which it would learn little more.
 MIN_RANKER_REQUESTS, MAX_RANKER_CANDIDATES = 50, 600_000
+# Strangers of a window, where sources know users by their columns: users with a history stand in for those that lack.
+N_WINDOW_STRANGERS = 1_000
 # Requests whose features are in memory at once.
 MAX_FEATURE_REQUESTS = 1_024
 
@@ -50,6 +53,7 @@ class WindowCandidates:
     past: the events before the window.
     sources: fitted on them.
     labels: float32[m], 1 where the candidate is relevant: the user had it in the window.
+    copies: the last requests, those of users asked for as if they had no history; see `with_strangers`.
     """
 
     past: Dataset
@@ -57,6 +61,7 @@ class WindowCandidates:
     sources: Mapping[str, Recommender]
     candidates: Candidates
     labels: np.ndarray
+    copies: int = 0
 
     def builder(self, run: Run, like: FeatureBuilder | None = None) -> FeatureBuilder:
         """What makes features of candidates as they were on the window's first day. `like`: as of another window, whose
@@ -70,7 +75,9 @@ class WindowCandidates:
     @property
     def recall(self) -> float:
         """Share of the relevant items that are among the candidates."""
-        return float(self.labels.sum() / max(1, self.relevant.sum()))
+        own = len(self.window) - self.copies
+        labels = self.labels[: self.candidates.offsets[own]]
+        return float(labels.sum() / max(1, self.relevant[:own].sum()))
 
 
 def retrieve_window(
@@ -80,9 +87,29 @@ def retrieve_window(
     if len(window) > MAX_WINDOW_REQUESTS:
         window = window.take(np.sort(run.rng(61).choice(len(window), MAX_WINDOW_REQUESTS, replace=False)))
     fitted = {name: copy.deepcopy(model).fit(part.train, run) for name, model in sources.items()}
-    exclude = window.histories if window.exclude_seen else None
-    candidates = retrieve(fitted, window.histories, k, exclude=exclude, run=run)
-    return WindowCandidates(part.train, window, fitted, candidates, hits(candidates, window))
+    seen, copies = window.histories, 0
+    if any(model.reads_user_columns for model in fitted.values()):
+        window, seen, copies = with_strangers(window, run)
+    candidates = retrieve(fitted, window.histories, k, exclude=seen if window.exclude_seen else None, run=run)
+    return WindowCandidates(part.train, window, fitted, candidates, hits(candidates, window), copies)
+
+
+def with_strangers(window: Window, run: Run) -> tuple[Window, Histories, int]:
+    """The window with requests of users as if they had done nothing, so that there are strangers to learn from; the
+    histories of all, which count as seen; and how many were added, as the last."""
+    own = window.histories
+    n_missing = N_WINDOW_STRANGERS - int((own.positives == 0).sum())
+    rows = np.flatnonzero(own.positives > 0)
+    if own.features is None or n_missing <= 0 or not len(rows):
+        return window, own, 0
+    if len(rows) > n_missing:
+        rows = np.sort(run.rng(66).choice(rows, n_missing, replace=False))
+    whole = window.take(np.concatenate([np.arange(len(window)), rows]))
+    nothing = np.full(len(rows), own.offsets[-1])
+    users = np.concatenate([own.users, np.full(len(rows), -1)]).astype(np.int32)
+    asked = dataclasses.replace(own, offsets=np.concatenate([own.offsets, nothing]), now=whole.histories.now,
+                                users=users, features=whole.histories.features)  # fmt: skip
+    return dataclasses.replace(whole, histories=asked), whole.histories, len(rows)
 
 
 def hits(candidates: Candidates, window: Window) -> np.ndarray:
@@ -142,10 +169,13 @@ def learn(
     segment, users = _segments(evaluated), np.concatenate([a.window.users for a in evaluated])
     values = _metric_by_method(learned, evaluated, ranker, metric, run)
     before, alone = _segments(learned), _metric_by_source(learned, metric)
+    real, real_before = _real(evaluated), _real(learned)
     blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
 
     def choice(name: str, codes: Sequence[int], default: str | None) -> blending.Choice:
         of, earlier = np.isin(segment, codes), np.isin(before, codes)
+        if name == "all":
+            of, earlier = of & real, earlier & real_before
         return blending.choose(
             name,
             {method: value[of] for method, value in values.items()},
@@ -168,7 +198,9 @@ def learn(
         like = windows[-1].builder(run)
         trained = _train_ranker(ranker, windows, run, like)
     report = _report(plan, metric, choices)
-    report["windows"] = [{"users": len(a.window), "found": a.recall, "events": a.past.n_events} for a in windows]
+    report["windows"] = [
+        {"users": len(a.window) - a.copies, "found": a.recall, "events": a.past.n_events} for a in windows
+    ]
     report["without"] = _ablation(learned, evaluated, metric)
     fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
     builder = None
@@ -180,6 +212,11 @@ def learn(
 def _segments(windows: list[WindowCandidates]) -> np.ndarray:
     """int8[n]: the segment of each request of the windows."""
     return np.concatenate([np.zeros(0, np.int8), *(segments_of(a.window.histories.positives) for a in windows)])
+
+
+def _real(windows: list[WindowCandidates]) -> np.ndarray:
+    """bool[n]: which requests of the windows are none of `with_strangers`."""
+    return np.concatenate([np.zeros(0, bool), *(np.arange(len(a.window)) < len(a.window) - a.copies for a in windows)])
 
 
 def _metric_by_source(windows: list[WindowCandidates], metric: str) -> dict[str, np.ndarray]:
@@ -220,6 +257,10 @@ def _fit_without_windows(
     choices = {name: dataclasses.replace(choice, segment=name) for name in ("all", *SEGMENTS)}
     log.info("pipeline: the log is too short to judge anything by: %s it is", method)
     fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
+    reader = next((name for name, model in fitted.items() if model.reads_user_columns), None)
+    if reader is not None:
+        why = "who has done nothing is known by columns; the log is too short to judge anything by"
+        choices["strangers"] = blending.Choice("strangers", reader, {}, 0, why)
     return FittedParts(fitted, np.ones((2, 2 * len(sources))), choices, None, None, _report(plan, metric, choices))
 
 

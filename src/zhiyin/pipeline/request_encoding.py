@@ -62,6 +62,8 @@ class RequestEncoder:
         user = -1 if request.user is None else int(self.context.user_ids.encode([request.user])[0])
         now = time.time_ns() // 1000 if request.now is None else request.now
         history, seen = self._history(request, user)
+        if request.user_columns:
+            history = with_user_columns(history, request.user_columns, self.context.histories.features)
         if self.has_times:
             history = history.at(now)
         if self.reads_links and FRIENDS in request.user_columns:
@@ -176,6 +178,30 @@ class RequestEncoder:
             unknown = str(raw[int(np.argmax(codes < 0))])
             raise UnknownItemError(f"item {unknown!r} is pinned and not known", remedy="pin items of the catalogue")
         return _one_list(codes, np.array(list(request.pins), dtype=np.int64))
+
+
+def with_user_columns(history: Histories, columns: Mapping[str, Any], learned: pl.DataFrame | None) -> Histories:
+    """One history with values of its user's columns as they are now, which models read as they read learned ones.
+
+    learned: the columns of the training users; None: no model reads any. Values take their types; one that does not
+    fit counts as unknown.
+    """
+    names = [] if learned is None else [name for name in learned.columns if name in columns]
+    if learned is None or not names:
+        return history
+    own = history.features
+    if own is None:
+        own = learned.clear(1)
+    changed = own.with_columns(_typed(name, columns[name], learned.schema[name]) for name in names)
+    return dataclasses.replace(history, features=changed)
+
+
+def _typed(name: str, value: Any, dtype: Any) -> pl.Series:
+    """One value of a column in its type; null where it does not fit."""
+    try:
+        return pl.Series(name, [value]).cast(dtype, strict=False)
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
+        return pl.Series(name, [None], dtype=dtype)
 
 
 class _UserColumns(Mapping[str, Any]):

@@ -28,7 +28,7 @@ from zhiyin.ranking.feature_builder import FeatureBuilder, FeatureLayout, Reques
 from zhiyin.ranking.feature_writing import NO_FOREST, NO_LAYOUT, request_arrays, requests_per_chunk
 from zhiyin.ranking.plan_kernels import retrieve_request, score_requests
 from zhiyin.ranking.ranker import Ranker
-from zhiyin.ranking.retrieval import retrieve
+from zhiyin.ranking.retrieval import retrieve, silent_sources
 from zhiyin.ranking.trees import Trees
 
 
@@ -58,6 +58,7 @@ class _Search:
     ----------
     words: of their tables, one after another. kinds: int8[s], of `search_plan`.
     is_whole: whether all of them need nothing but the history.
+    reads_user_columns: whether one of them knows users by their columns.
     """
 
     def __init__(self, sources: Mapping[str, Recommender], run: Run) -> None:
@@ -66,6 +67,7 @@ class _Search:
         self.words = np.concatenate([plan.words for plan in self._plans])
         self.kinds = np.array([plan.kind for plan in self._plans], dtype=np.int8)
         self.is_whole = not np.isin(self.kinds, (search_plan.LIST, search_plan.VECTORS)).any()
+        self.reads_user_columns = any(model.reads_user_columns for model in self.models)
         self.no_queries, self.no_query = np.zeros(len(self.models) + 1, np.int64), np.zeros(0, np.float32)
         self.no_items = np.zeros(0, np.int32)
 
@@ -121,17 +123,26 @@ class CandidatePlan:
         n, width = len(search.models), k * len(search.models)
         begins = np.arange(0, width + 1, k) if k else np.zeros(n + 1, np.int64)
         list_items, list_scores = np.empty((1, width), dtype=np.int32), np.empty((1, width), dtype=np.float32)
-        query_begins, queries = search.no_queries, search.no_query
+        query_begins, queries, kinds = search.no_queries, search.no_query, search.kinds
+        silent = silent_sources(self.sources, histories) if search.reads_user_columns else {}
+        if silent:
+            kinds = kinds.copy()
+            for number, name in enumerate(search.names):
+                if name in silent:
+                    kinds[number] = search_plan.LIST
+                    list_items[:, k * number : k * (number + 1)] = -1
         if not search.is_whole:
             vectors = [search.no_query] * n
             for number, model in enumerate(search.models):
                 line = slice(k * number, k * (number + 1))
+                if search.names[number] in silent:
+                    continue
                 if search.kinds[number] == search_plan.LIST:
                     list_items[:, line], list_scores[:, line] = model.rank(
                         histories, k, exclude=exclude, allowed=allowed, run=run
                     )
                 elif search.kinds[number] == search_plan.VECTORS and isinstance(model, VectorRecommender):
-                    vectors[number] = np.asarray(model.encode(histories, run)[0], dtype=np.float32)
+                    vectors[number] = model.queries(histories, run)[0]
             query_begins = np.cumsum([0, *map(len, vectors)])
             queries = np.concatenate(vectors)
         offsets = np.array([0, width], dtype=np.int64)
@@ -139,7 +150,7 @@ class CandidatePlan:
         scores, ranks = np.empty((width, n), dtype=np.float32), np.empty((width, n), dtype=np.int32)
         excluded = search.no_items if exclude is None else exclude.items
         count = retrieve_request(
-            search.words, mask.words, search.kinds, begins, read_only(histories.items), read_only(histories.weights),
+            search.words, mask.words, kinds, begins, read_only(histories.items), read_only(histories.weights),
             query_begins, queries, read_only(excluded), list_items, list_scores, offsets, items, scores, ranks,
         )  # fmt: skip
         offsets[1] = count

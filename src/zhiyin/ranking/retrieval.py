@@ -108,11 +108,34 @@ def retrieve(
         lists = {name: rank_source(name) for name in sources}
     else:
         lists = _rank_within_limits(sources, rank_source, budget, started, left_out)
+    for name, rows in silent_sources(sources, histories).items():
+        if name in lists:
+            lists[name][0][rows], lists[name][1][rows] = -1, -np.inf
     seconds_used = {name: seconds[name] for name in sources if name in lists}
     for name, why in left_out.items():
         log.warning("candidates: source %s is left out, %s", name, why)
     offsets, items, scores, ranks = _merge_lists(list(sources), lists, len(histories), budget.items, run)
     return Retrieved(offsets, items, tuple(sources), scores, ranks, seconds_used, left_out)
+
+
+def silent_sources(sources: Mapping[str, Recommender], histories: Histories) -> dict[str, np.ndarray]:
+    """int64, by source: the histories that it names nothing for.
+
+    A source that does not know a user would name what is popular. Where another knows the user by their columns, that
+    would be the vote of many for the same popular items, and it is not asked.
+    """
+    readers = [model for model in sources.values() if model.reads_user_columns]
+    if not readers:
+        return {}
+    rows = np.flatnonzero(histories.positives == 0)
+    if not len(rows):
+        return {}
+    few = histories if len(rows) == len(histories) else histories.take(rows)
+    described = np.any([model.knows_columns(few) for model in readers], axis=0)
+    if not described.any():
+        return {}
+    silent = {name: rows[described & ~model.knows(few)] for name, model in sources.items()}
+    return {name: rows for name, rows in silent.items() if len(rows)}
 
 
 def _requested_k(k: int | Mapping[str, int], name: str) -> int:

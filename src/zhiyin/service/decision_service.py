@@ -112,6 +112,7 @@ class DecisionService:
         assert ask.candidates is not None
         wanted = ask.candidates
         given = {name: getattr(ask, name) for name in ("user", "session", "history") if getattr(ask, name) is not None}
+        given |= {"user_columns": ask.user_columns} if ask.user_columns else {}
         context = {
             name: value
             for part in (ask.context if isinstance(ask.context, list) else [ask.context])

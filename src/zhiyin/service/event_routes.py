@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import time
 from typing import Any
 
+import polars as pl
+
 from zhiyin.api import endpoints
-from zhiyin.api.requests import MAX_EVENTS_PER_REQUEST, EventBody, ImpressionBody
+from zhiyin.api.requests import MAX_EVENTS_PER_REQUEST, MAX_REVIEW_CHARS, EventBody, ImpressionBody
 from zhiyin.core.errors import DataError
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_dispatch import handles, json_response
@@ -37,6 +40,10 @@ async def store_events(access: Access, body: bytes, content_type: str) -> Any:
         else:
             results.append({"id": event.id, "status": "accepted"})
             events.append(event if access.visitor is None else _of_visitor(event, access.visitor, "id" in row))
+    texts = [row["text"] for row, result in zip(rows, results)
+             if result["status"] == "accepted" and isinstance(row, dict) and row.get("text")]  # fmt: skip
+    if texts:
+        events = await access.work.do(_with_review_values, access, rows, results, events)
     if access.visitor is not None and any(event.list_id is not None for event in events):
         await access.work.do(_check_lists, access, access.visitor, events)
     if events:
@@ -79,6 +86,20 @@ def _of_visitor(event: Event, visitor: Visitor, has_id: bool) -> Event:
     """
     visitor.check(event.user, "user")
     return dataclasses.replace(event, id=visitor.event_id(event.user, event.id)) if has_id else event
+
+
+def _with_review_values(
+    access: Access, rows: list[Any], results: list[dict[str, Any]], events: list[Event]
+) -> list[Event]:
+    """The accepted events; those with a text and no value have the value of the text, where it says anything."""
+    accepted = [row for row, result in zip(rows, results) if result["status"] == "accepted"]
+    places = [at for at, row in enumerate(accepted) if row.get("text") and row.get("value") is None]
+    values = access.tenant.review_values().values(pl.Series([accepted[at]["text"] for at in places], dtype=pl.String))
+    result = list(events)
+    for at, value in zip(places, values.tolist()):
+        if not math.isnan(value):
+            result[at] = dataclasses.replace(events[at], value=value)
+    return result
 
 
 def _check_lists(access: Access, visitor: Visitor, events: list[Event]) -> None:
@@ -143,6 +164,9 @@ def _read_event(row: Any, now: int) -> Event:
     for name in ("user", "item"):
         if name not in row:
             raise DataError(f"{name} is missing", column=name, remedy="each event has a user and an item")
+    review = row.get("text")
+    if review is not None and (not isinstance(review, str) or len(review) > MAX_REVIEW_CHARS):
+        raise DataError("text is no review", column="text", remedy=f"a text of at most {MAX_REVIEW_CHARS:,} characters")
     moment, id, kind = row.get("time"), row.get("id"), row.get("kind")
     if id is not None and not id:
         raise DataError("id is empty", column="id", remedy="a text, or none")

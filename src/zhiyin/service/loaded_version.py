@@ -18,6 +18,7 @@ from zhiyin.core.run import log
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.event_schema import EventSchema, parse_weights, schema_of_weights
 from zhiyin.data.time_policy import wall_clock
+from zhiyin.features.review_values import ReviewValues
 from zhiyin.pipeline.model_versions import Bundle
 from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rules import Rules
@@ -59,6 +60,7 @@ class LoadedVersion:
     settings_digest: digest of what lists depend on besides the version: a list can be replayed while it is the same.
     index: the live feature index; None where no ranker reads one.
     links: between users, as they were learned; None: there were none.
+    reviews: how texts of reviews become values, as was learned; None: nothing was learned of it.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class LoadedVersion:
         catalogue = Catalogue.load(bundle.folder) or Catalogue(pl.DataFrame(), pl.DataFrame())
         ids = pl.DataFrame({"id": self.context.item_ids.values})
         self.types = catalogue.types
+        self.reviews = None if catalogue.reviews is None else ReviewValues.from_state(catalogue.reviews)
         self.items = align_rows(catalogue.items, ids["id"]) if "id" in catalogue.items.columns else ids
         self.users = catalogue.users if "id" in catalogue.users.columns else None
         self.links = catalogue.learned_links

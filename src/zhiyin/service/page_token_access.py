@@ -23,6 +23,7 @@ from zhiyin.store.traces import Trace
 
 SubjectT = TypeVar("SubjectT", bound=RequestSubject)
 _NOBODYS_REMEDY = "decide for a user or a session, or leave event_id out; or report from the shop's server, with a key"
+_COLUMNS_REMEDY = "ask from the shop's server, with a key; or keep them by PUT /v1/users/{id}"
 _OTHER_USER_REMEDY = "get a token for that user from the shop's server (POST /v1/tokens), or leave the id out"
 
 
@@ -100,6 +101,8 @@ class Visitor:
         for name in ("user", "session"):
             if getattr(request, name) is not None:
                 self.check(getattr(request, name), name)
+        if getattr(request, "user_columns", None):
+            raise RefusedError(403, "user_columns: a page may not say what is kept of its user", _COLUMNS_REMEDY)
         if not personal or request.user is not None or request.session is not None or request.history is not None:
             return request
         ids = {name: getattr(self, name) for name in ("user", "session") if getattr(self, name) is not None}

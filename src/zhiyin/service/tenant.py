@@ -11,6 +11,8 @@ from pathlib import Path
 
 from zhiyin.core.durations import microseconds
 from zhiyin.data.project_config import AdsSection, ServiceSection, resolved, streams_address
+from zhiyin.data.project_config.data_sections import ReviewsSection
+from zhiyin.features.review_values import ReviewValues
 from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.ad_service import AdService
 from zhiyin.service.experiment_job import ExperimentEvaluator
@@ -54,6 +56,7 @@ class Tenant:
     traces: TraceWriter = None  # type: ignore[assignment]
     settings_issues: Sequence[HealthIssue] = ()
     ads_settings: AdsSection = dataclasses.field(default_factory=AdsSection)
+    reviews: ReviewsSection = dataclasses.field(default_factory=ReviewsSection)
 
     def __post_init__(self) -> None:
         self.store: Store = self.live.store
@@ -88,6 +91,12 @@ class Tenant:
         self.live.table_listeners["experiments"] = self.experiments.refresh
         # Hears what became of events, and the seconds until they counted.
         self.on_events: Callable[[Iterable[str], float], None] = lambda statuses, seconds: None
+
+    def review_values(self) -> ReviewValues:
+        """How texts of reviews become values: as the version in use has learned it, else as the settings say."""
+        view = self.live.serving
+        learned = None if view is None else view.loaded.reviews
+        return learned or ReviewValues.of(self.reviews)
 
     def health_issues(self) -> list[HealthIssue]:
         """All that the shop cannot use and runs without."""
@@ -157,7 +166,7 @@ class Tenant:
             raise
         keys.watch()
         tenant = cls(home.resolve().name, live, keys, section, config, settings_issues=settings.health_issues,
-                     ads_settings=settings.config.ads)  # fmt: skip
+                     ads_settings=settings.config.ads, reviews=settings.config.features.reviews)  # fmt: skip
         return tenant, new_keys
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ MAX_PLAIN_IDS, MAX_REQUEST_BYTES = 64, 16 << 10
 # Bytes of traces a second, of one key and of all, in each process.
 BYTES_PER_SECOND_OF_KEY, BYTES_PER_SECOND = 1 << 20, 4 << 20
 _ID_LISTS = ("exclude", "include", "history")
-_NOT_STORED = {"user", "session", "page", "language", "fields", *_ID_LISTS}
+_NOT_STORED = {"user", "session", "user_columns", "page", "language", "fields", *_ID_LISTS}
 TOO_LONG = "the request was too long to be kept"
 TOO_MANY = "more lists were asked for than traces are kept of in full"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -90,12 +90,14 @@ def _warm_up(view: View) -> None:
     model = view.loaded.model
     kind = f"{type(model).__name__} {getattr(model, 'sources', '')} {getattr(model, 'ranker', '')}"
     is_first = kind not in _warm_models
-    requests = [Request(k=10)]
+    requests = [Request(k=10, explain=True)]
     if is_first:
         _warm_models.add(kind)
         filter = _sample_filter(view)
         requests = [Request(k=10, diversity=method, filter=filter, explain=True) for method in DIVERSITY_METHODS]
         requests += _arranged_requests(view) + _policy_requests(view)
+    if columns := _sample_columns(view):
+        requests.append(Request(k=10, explain=True, user_columns=columns))
     histories = _sample_histories(view)
     with contextlib.nullcontext() if view.loaded.index is None else view.loaded.index.reading() as state:
         for past in histories:
@@ -176,6 +178,12 @@ def _sample_histories(view: View) -> list[UserHistory]:
     item, now = str(view.ids.raw(np.zeros(1, dtype=np.int64))[0]), view.loaded.clock()
     event = Event("", item, now, next(iter(view.loaded.kinds), "event"), seq=_NEWEST_SEQ)
     return [view.user_history(user, events) for user in users for events in ((), (event,))]
+
+
+def _sample_columns(view: View) -> dict[str, Any]:
+    """Columns of a user that models have learned from; {} where they have of none."""
+    features = view.context.histories.features
+    return {} if features is None or not len(features) else features.row(0, named=True)
 
 
 def _sample_filter(view: View) -> str:

@@ -8,7 +8,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from zhiyin.data.event_schema import LARGEST_WEIGHT
-from zhiyin.data.project_config.data_sections import ColumnsSection, DataSection, ReadSection, SchemaSection
+from zhiyin.data.project_config.data_sections import (
+    ColumnsSection,
+    DataSection,
+    FeaturesSection,
+    ReadSection,
+    SchemaSection,
+)
 from zhiyin.data.project_config.section import Section
 from zhiyin.data.project_config.service_sections import AdsSection, AnswersSection, ServiceSection, StreamsSection
 from zhiyin.data.project_config.training_sections import (
@@ -22,6 +28,8 @@ from zhiyin.data.project_config.training_sections import (
 FILE_NAME = "zhiyin.toml"
 # Sections whose keys are names: of kinds, models, rules, placements, experiments.
 FREE_SECTIONS = ("weights", "models", "rules", "placements", "experiments")
+# Sections that hold tables of keys, such as [features.reviews].
+NESTED_SECTIONS = ("features",)
 
 
 with warnings.catch_warnings():
@@ -34,6 +42,7 @@ with warnings.catch_warnings():
         data: DataSection = Field(default_factory=DataSection)
         columns: ColumnsSection = Field(default_factory=ColumnsSection)
         read: ReadSection = Field(default_factory=ReadSection)
+        features: FeaturesSection = Field(default_factory=FeaturesSection)
         weights: dict[str, Annotated[float, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]] = Field(
             default_factory=dict,
             title="a number from -1000000 to 1000000 for each kind or condition",

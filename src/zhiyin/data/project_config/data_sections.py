@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from zhiyin.core.durations import is_duration
 from zhiyin.core.errors import ConfigError
@@ -73,6 +73,31 @@ class ReadSection(Section):
     zone: str | None = key(None, "where times without a zone are from; else UTC", "a zone", "Europe/Berlin")
     missing: list[str] | None = key(None, "words that stand for a missing value", "a list of texts", ["NA", "-"])
     text: list[str] | None = key(None, "columns that stay text, though of numbers", "a list of texts", ["zip"])
+
+
+class ReviewsSection(Section):
+    """Reviews in words: what they are worth becomes the value of an event that has none."""
+
+    column: str | None = key(None, "column of the log that holds the text of reviews", "a text", "review")
+    language: Literal["auto", "en", "zh"] = key(
+        "auto", "language of the lexicon; auto: by the writing of each text", 'one of "auto", "en", "zh"'
+    )
+    worst: float | None = key(
+        None, "value of the worst review; left out, the lowest rating of the log, else -1",
+        "a number from -1000000 to 1000000", 1.0, ge=-1e6, le=1e6,
+    )  # fmt: skip
+    best: float | None = key(
+        None, "value of the best review; left out, the highest rating of the log, else 1",
+        "a number from -1000000 to 1000000", 5.0, ge=-1e6, le=1e6,
+    )  # fmt: skip
+
+
+class FeaturesSection(Section):
+    """What is made of columns before anything is learned."""
+
+    reviews: ReviewsSection = Field(
+        default_factory=ReviewsSection, title="a table of keys", description="see [features.reviews]"
+    )
 
 
 class SchemaSection(Section):

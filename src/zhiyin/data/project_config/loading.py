@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from zhiyin.core.errors import ConfigError, suggest
-from zhiyin.data.project_config.config import FREE_SECTIONS, Config
+from zhiyin.data.project_config.config import FREE_SECTIONS, NESTED_SECTIONS, Config
 from zhiyin.data.project_config.project_data import (
     STREAMS_IN_STORE,
     STREAMS_IN_STORE_REMEDY,
@@ -113,8 +113,9 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
 
 
 def _error_path(error: ValidationError) -> list[str]:
-    """The section and, where it is a key of it that is wrong, the key."""
-    return [str(part) for part in error.errors()[0]["loc"]][:2]
+    """The section, the table of one that holds tables, and, where it is a key of it that is wrong, the key."""
+    place = [str(part) for part in error.errors()[0]["loc"]]
+    return place[: 3 if place[0] in NESTED_SECTIONS else 2]
 
 
 def _bad_entries(raw: dict[str, Any], key_path: list[str]) -> list[list[str]]:
@@ -134,6 +135,9 @@ def _bad_entries(raw: dict[str, Any], key_path: list[str]) -> list[list[str]]:
 def _explain(error: ValidationError, key_path: list[str], raw: dict[str, Any], path: Path, text: str) -> ConfigError:
     """What is wrong with the first key that is wrong, in the words of its field."""
     first = error.errors()[0]
+    place = key_path
+    if key_path[0] in NESTED_SECTIONS and len(key_path) > 1:
+        key_path = [".".join(key_path[:2]), *key_path[2:]]
     section = Config.model_fields.get(key_path[0])
     if first["type"] == "extra_forbidden":
         inner = _keys(key_path[0]) if len(key_path) > 1 else {}
@@ -147,23 +151,27 @@ def _explain(error: ValidationError, key_path: list[str], raw: dict[str, Any], p
             if len(key_path) > 1
             else f"there is no section {key_path[0]!r}"
         )
-        return ConfigError(what, file=path, row=row_of(text, key_path), remedy=remedy)
+        return ConfigError(what, file=path, row=row_of(text, place), remedy=remedy)
     free = key_path[0] in FREE_SECTIONS
     field = section if free or len(key_path) == 1 else _keys(key_path[0]).get(key_path[1])
     expected = (field.title if field else None) or "a section of keys"
-    value = repr(_dig(raw, key_path))
+    value = repr(_dig(raw, place))
     return ConfigError(
         f"{'.'.join(key_path)} = {value if len(value) <= 80 else value[:77] + '...'} is not right",
         file=path,
-        row=row_of(text, key_path),
+        row=row_of(text, place),
         remedy=f"write {expected}" + (f" ({field.description})" if field and field.description and not free else ""),
     )
 
 
 def _keys(section: str) -> dict[str, FieldInfo]:
-    """The keys of a section; none for the free tables."""
-    field = Config.model_fields.get(section)
+    """The keys of a section, or of a table in one ("features.reviews"); none for the free tables."""
+    name, _, inner = section.partition(".")
+    field = Config.model_fields.get(name)
     kind = field.annotation if field else None
+    if inner and isinstance(kind, type) and issubclass(kind, BaseModel):
+        field = kind.model_fields.get(inner)
+        kind = field.annotation if field else None
     return dict(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
 
 

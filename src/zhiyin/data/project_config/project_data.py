@@ -14,13 +14,18 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.project_config.config import FILE_NAME, Config
 from zhiyin.data.sql_query import QueryLimit
 from zhiyin.data.store_snapshot import StoreSnapshot
+from zhiyin.data.text_values import TextValues
 
 STREAMS_IN_STORE = "service.streams is the database of the store itself"
 STREAMS_IN_STORE_REMEDY = 'name a database of its own, such as streams = "sqlite:///streams.db"'
 
 
 def read_data(
-    config: Config, base_dir: str | Path = ".", strict: bool | None = None, snapshot: StoreSnapshot | None = None
+    config: Config,
+    base_dir: str | Path = ".",
+    strict: bool | None = None,
+    snapshot: StoreSnapshot | None = None,
+    reviews: TextValues | None = None,
 ) -> Dataset:
     """The data a configuration names.
 
@@ -30,10 +35,11 @@ def read_data(
         address is replaced by an environment variable, so that the file need not hold a password.
     strict: overrules the file's own `strict`.
     snapshot: what the service's store holds; then no file need be named.
+    reviews: what values of events are made by of texts, as [features.reviews] says; see `read`.
     """
     from zhiyin.data.reading import read
 
-    return read(**read_arguments(config, base_dir, strict, snapshot))
+    return read(**read_arguments(config, base_dir, strict, snapshot), reviews=reviews)
 
 
 def read_arguments(

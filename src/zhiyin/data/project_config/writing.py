@@ -10,7 +10,7 @@ from typing import Any
 
 from zhiyin.core.atomic_files import write_whole
 from zhiyin.core.params import Param
-from zhiyin.data.project_config.config import Config
+from zhiyin.data.project_config.config import NESTED_SECTIONS, Config
 from zhiyin.data.project_config.section import Section
 
 _EXAMPLE_WEIGHTS = {"view": 1, "cart": 3, "purchase": 5, "dislike": -1, "rating >= 4": 1}
@@ -71,6 +71,11 @@ def write_config(
             for experiment, settings in value.items():
                 lines += ["", f"[experiments.{_toml_key(experiment)}]"]
                 lines += [f"{_toml_key(text)} = {_toml(setting)}" for text, setting in settings.items()]
+        elif name in NESTED_SECTIONS:
+            for table in type(value).model_fields:
+                inner = getattr(value, table)
+                lines += ["", f"# {(type(inner).__doc__ or '').strip()}", f"[{name}.{table}]"]
+                lines += _section_lines(inner)
         elif name == "models":
             lines += _model_tables(value, hyperparameters or {}, field.description or "")
         else:

@@ -139,10 +139,11 @@ window.zhiyin = (() => {
     return settings.user;
   }
   /** What the user did with an item; sent within two seconds. Gives the id of the event. */
-  function track(item, kind = "view", {listId, value} = {}) {
+  function track(item, kind = "view", {listId, value, text} = {}) {
     const event = {id: made(), user: settings.user ?? held?.users[0], item: String(item), kind, time: Date.now() * 1000};
     if (listId) event.list_id = listId;
     if (value != null) event.value = value;
+    if (text) event.text = text;
     const waiting = [...queue(), event], over = waiting.length - MOST;
     if (over > 0) { waiting.splice(0, over); dropped += over; }
     set(QUEUE, JSON.stringify(waiting));
