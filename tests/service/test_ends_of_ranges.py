@@ -36,6 +36,7 @@ from zhiyin.data.splits import split
 from zhiyin.evaluation.tuning import tune
 from zhiyin.models.als import ALS
 from zhiyin.models.popularity import Popular
+from zhiyin.models.ratings.rating_baselines import UserItemBias
 from zhiyin.pipeline import rules
 from zhiyin.pipeline.ad_candidates import sampled_probabilities
 from zhiyin.pipeline.answers import Answers
@@ -161,6 +162,14 @@ def evaluated(config: Config, tmp_path: Path) -> None:
     assert found.report(tmp_path / "report.html").exists()
 
 
+def liked(config: Config, tmp_path: Path) -> None:
+    events = log(users=8).events
+    rated = Dataset.build(events.select("user", "item", "time").with_columns(value=1.0 + pl.col("item") % 5))
+    config.split.test = "5d"
+    found = evaluate_models(project(tmp_path, config), [UserItemBias()], rated)
+    assert 0 <= found["UserItemBias"].metrics["log_loss"] < 1
+
+
 def tuned(config: Config, tmp_path: Path) -> None:
     found = tune(Popular(), log(), trials=config.tune.trials, timeout=0.2)
     assert 1 <= len(found.trials) <= config.tune.trials
@@ -266,6 +275,7 @@ USES: dict[str, Callable[[Config, Path], None]] = {
     "train.margin": margin,
     "evaluate.k": evaluated,
     "evaluate.bootstrap": evaluated,
+    "evaluate.threshold": liked,
     "tune.trials": tuned,
     "answers.balance": mixed,
     "service.workers": workers,
