@@ -128,14 +128,14 @@ def made_shop(folder: Path, n_ads: int) -> Any:
     pipeline = Pipeline(sources="popular:half_life=7d; itemknn; als:epochs=3", windows=2).fit(data, zy.Run())
     bundles = Bundles(folder / "bundles")
     version = bundles.write(pipeline, figures={}, catalogue=Catalogue.of(data))
-    bundles.promote(version.number)
+    bundles.promote(version.version)
     Pipeline.goal_ = "ctr"  # type: ignore[misc]
     Pipeline.probabilities = _scores_as_probabilities  # type: ignore[assignment,method-assign]
     from zhiyin.pipeline import ad_candidates
     from zhiyin.service import ad_service
 
     ad_candidates.check_probabilities = ad_service.check_probabilities = lambda model: None  # type: ignore[assignment]
-    live = ServingState(bundles, Store(folder / "shop.db"))
+    live = ServingState(bundles, Store(folder / "shop.db"), warm=False)
     keys, _ = Keys.open(live.store)
     tenant = Tenant("shop", live, keys, ServiceSection(), None, ads_settings=AdsSection())
     ids = catalogue["id"].to_list()[:n_ads]

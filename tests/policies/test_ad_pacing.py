@@ -33,7 +33,7 @@ def test_what_is_known_of_a_campaign_is_taken_along() -> None:
     pacing = PacingController(2)
     pacing.update(np.array([1.0, 1.0]), np.array([1.0, 4.0]))
     other = pacing.taken(np.array([1, -1]))
-    assert other.multipliers.tolist() == [pacing.multipliers[1], 1.0]
+    assert other.multipliers.tolist() == [pacing.multipliers[1], PacingController(1).multipliers[0]]
 
 
 def test_the_curve_of_the_traffic() -> None:

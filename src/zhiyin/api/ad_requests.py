@@ -47,7 +47,9 @@ class CampaignSettings(Body):
     "none"; `pacing_by`: "score" lowers its place in auctions, "bid" its bids, "throttle" leaves auctions out.
     `frequency_cap`: per user. `paused`: takes no part."""
 
-    items: Annotated[list[Id], Field(fail_fast=True, min_length=1, max_length=MAX_CAMPAIGN_ITEMS)]
+    items: Annotated[list[Id], Field(
+        fail_fast=True, min_length=1, max_length=MAX_CAMPAIGN_ITEMS, json_schema_extra={"uniqueItems": True}
+    )]  # fmt: skip
     bid_micros: PositiveMicros
     bid_column: Annotated[Text, Field(min_length=1, max_length=MAX_ID_CHARS)] | None = None
     pay: Action = "click"
@@ -64,8 +66,6 @@ class CampaignSettings(Body):
     def _check(self) -> CampaignSettings:
         if len(set(self.items)) < len(self.items):
             raise ValueError("items: an item is named twice; name each once")
-        if self.start is not None and self.end is not None and self.end <= self.start:
-            raise ValueError("end: it is not after start; microseconds UTC")
         return self
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.api.ad_requests import MAX_MICROS, CampaignSettings
-from zhiyin.core.errors import ConfigError
+from zhiyin.core.errors import ConfigError, UnknownItemError
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.pipeline import Pipeline
@@ -17,6 +17,14 @@ from zhiyin.pipeline.probabilities import has_probabilities
 from zhiyin.ranking.asof import AsOf
 
 MICROS = 1_000_000
+
+
+class NoProbabilitiesError(ConfigError):
+    """The version in use has no probabilities of what is paid for."""
+
+
+class BidColumnError(ConfigError):
+    """A column of bids that is none of the catalogue, or holds no numbers."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +69,7 @@ class Ads:
         return cls(tuple(campaigns), numbers, items, bids, purchases, missing)
 
     def with_bids(self, bids: Mapping[str, int], answers: Answers) -> Ads:
-        """With the bids of a request, micros by item. Raises ConfigError for an item that is not known.
+        """With the bids of a request, micros by item. Raises UnknownItemError for an item that is not known.
 
         An item of no campaign becomes an ad of its own.
         """
@@ -70,7 +78,7 @@ class Ads:
         codes = answers.ids.encode(list(bids))
         if (codes < 0).any():
             unknown = next(item for item, code in zip(bids, codes.tolist()) if code < 0)
-            raise ConfigError(
+            raise UnknownItemError(
                 f"bids: item {unknown[:80]!r} is not known", column="bids", remedy="put it into the catalogue"
             )
         order = np.argsort(codes)
@@ -99,7 +107,7 @@ def _bids(items: pl.DataFrame, codes: np.ndarray, settings: CampaignSettings) ->
         return bids
     if name not in items.columns or not items[name].dtype.is_numeric():
         what = "holds no numbers" if name in items.columns else "is no column of the catalogue"
-        raise ConfigError(
+        raise BidColumnError(
             f"bid_column: {name!r} {what}", column="bid_column", remedy="a column of amounts, or leave it out"
         )
     column = items[name].gather(codes).cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -125,7 +133,7 @@ def check_probabilities(model: Pipeline) -> None:
     """Raises ConfigError for a version whose scores are no probabilities: a bid cannot be multiplied by them."""
     if not has_probabilities(model):
         what = f"the version in use was trained for {model.goal_}: its scores are no probabilities to multiply bids by"
-        raise ConfigError(f"ads: {what}", remedy="zhiyin train --goal ctr")
+        raise NoProbabilitiesError(f"ads: {what}", remedy="zhiyin train --goal ctr")
 
 
 def action_probabilities(
@@ -154,7 +162,7 @@ def action_probabilities(
         if not is_paid.any():
             continue
         if action not in by_action:
-            raise ConfigError(
+            raise NoProbabilitiesError(
                 f"ads: the version in use does not know the probability of a {action}, which campaigns pay for",
                 remedy=f"zhiyin train --goal {goal}, or another pay in the campaigns",
             )

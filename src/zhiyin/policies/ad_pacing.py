@@ -7,7 +7,7 @@ Each interval a campaign with the budget left R(t) should spend
 where the curve is flat ("even") or the traffic's own. What it was expected to spend, r, is compared with that, and a
 PID controller in its velocity form moves the logarithm of a multiplier:
 
-    e = (r* - r) / max(r*, r),    log m += K_P (e - e') + K_I e + K_D (e - 2 e' + e''),    least ≤ m ≤ 1
+    e = log(r* / r) in [-3, 1],    log m += K_P (e - e') + K_I e + K_D (e - 2 e' + e''),    least ≤ m ≤ 1
 
 m scales what a campaign's ads are ordered by, which is the dual price of its budget (Mehta, Saberi, Vazirani and
 Vazirani, AdWords and generalized online matching, JACM 2007: p · b · (1 - λ), paid in full); or its bids; or the
@@ -27,6 +27,10 @@ import dataclasses
 import numpy as np
 
 HOURS = 24
+# The least factor of scores; a multiplier below it leaves auctions out as well.
+LEAST_SCORE = 0.3
+# Where a campaign begins: in the first interval nothing is known of its market, and it rises fast.
+FIRST_MULTIPLIER = 0.1
 _DAY_HOURS = float(HOURS)
 
 
@@ -74,6 +78,17 @@ class TrafficCurve:
 EVEN = TrafficCurve()
 
 
+def scores_and_parts(multipliers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How a campaign is held back by its scores: their factors, and the probabilities of taking part.
+
+    Scores alone would not do where all campaigns are held back: somebody wins every slot.
+
+    >>> [part.round(2).tolist() for part in scores_and_parts(np.array([1.0, 0.6, 0.15]))]
+    [[1.0, 0.6, 0.3], [1.0, 1.0, 0.5]]
+    """
+    return np.maximum(multipliers, LEAST_SCORE), np.minimum(multipliers / LEAST_SCORE, 1.0)
+
+
 class PacingController:
     """Multipliers of n campaigns, from 0 to 1: of bids, or of probabilities of taking part.
 
@@ -94,7 +109,7 @@ class PacingController:
     ) -> None:
         self._gains = proportional, integral, derivative
         self._least = float(np.log(least))
-        self._log = np.zeros(n)
+        self._log = np.full(n, np.log(FIRST_MULTIPLIER))
         self._last, self._second_last = np.zeros(n), np.zeros(n)
 
     @property
@@ -107,8 +122,8 @@ class PacingController:
 
         Where both are 0, nothing is learned.
         """
-        scale = np.maximum(np.maximum(target, spent), 1e-12)
-        error = np.clip((target - spent) / scale, -1.0, 1.0)
+        least = 1e-9 * np.maximum(np.maximum(target, spent), 1e-12)
+        error = np.clip(np.log((target + least) / (spent + least)), -3.0, 1.0)
         proportional, integral, derivative = self._gains
         self._log += (
             proportional * (error - self._last)

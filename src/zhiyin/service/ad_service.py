@@ -21,6 +21,7 @@ from zhiyin.pipeline.ad_candidates import (
     sampled_probabilities,
 )
 from zhiyin.policies.ad_auction import run_auctions
+from zhiyin.policies.ad_pacing import scores_and_parts
 from zhiyin.service.ad_accounts import Accounts, AdAccounts
 from zhiyin.service.campaigns import Campaigns, StoredCampaign, settings_json
 from zhiyin.service.health_issues import HealthIssue
@@ -225,9 +226,11 @@ class AdService:
         factor, weight, terms = np.ones(c + 1), np.ones(c + 1), accounts.terms
         active[:c] = terms.active(now)
         has_cap_left[:c] = self._below_caps(accounts, owner)
-        weight[:c] = np.where(terms.by_score, accounts.multipliers, 1.0)
+        scores, parts = scores_and_parts(accounts.multipliers)
+        weight[:c] = np.where(terms.by_score, scores, 1.0)
         factor[:c] = np.where(terms.by_bid, accounts.multipliers, 1.0)
-        in_auction[:c] = ~terms.by_throttle | (rng.random(c) < accounts.multipliers)
+        parts = np.where(terms.by_score, parts, np.where(terms.by_throttle, accounts.multipliers, 1.0))
+        in_auction[:c] = rng.random(c) < parts
         left = np.append(accounts.left(now), np.iinfo(np.int64).max)
         bids = np.floor(ads.bids * factor[ads.campaigns]).astype(np.int64)
         bids = np.where(ads.bids > 0, np.maximum(bids, 1), 0)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zhiyin.api.ad_requests import CampaignSettings
-from zhiyin.core.errors import ConfigError, closest_name
+from zhiyin.core.errors import ConfigError, UnknownItemError, closest_name
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
 from zhiyin.core.text_validation import text
@@ -30,6 +30,10 @@ class UnknownCampaignError(ConfigError):
 
 class TooManyCampaignsError(ConfigError):
     """There are `MAX_CAMPAIGNS` campaigns already."""
+
+
+class CampaignConflictError(ConfigError):
+    """Settings that contradict each other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,9 @@ class Campaigns:
         """
         text(name, "campaign", MAX_ID_CHARS)
         parsed = parsed_settings(name, settings)
+        if parsed.start is not None and parsed.end is not None and parsed.end <= parsed.start:
+            raise CampaignConflictError(f"campaign {name!r}: end: it is not after start", column="end",
+                                        remedy="microseconds UTC, or leave it out")  # fmt: skip
         if answers is not None:
             _check_items(name, parsed, answers)
         with self._lock:
@@ -172,9 +179,9 @@ def settings_json(campaign: StoredCampaign) -> dict[str, Any]:
 
 
 def _check_items(name: str, settings: CampaignSettings, answers: Answers) -> None:
-    """Raises ConfigError for items that the catalogue does not have, and for a column that holds no bids."""
+    """Raises UnknownItemError for items that the catalogue does not have, and for a column that holds no bids."""
     missing = Ads.of({name: settings}, answers).missing.get(name, ())
     if missing:
         more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
-        raise ConfigError(f"campaign {name!r}: items: {missing[0][:80]!r}{more} is not in the catalogue",
+        raise UnknownItemError(f"campaign {name!r}: items: {missing[0][:80]!r}{more} is not in the catalogue",
                           column="items", remedy="PUT /v1/items/{id} first")  # fmt: skip

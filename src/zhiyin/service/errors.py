@@ -15,7 +15,8 @@ from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.run import log
 from zhiyin.core.validation_errors import FieldError
 from zhiyin.core.work_limits import StoppedError
-from zhiyin.service.campaigns import TooManyCampaignsError, UnknownCampaignError
+from zhiyin.pipeline.ad_candidates import BidColumnError, NoProbabilitiesError
+from zhiyin.service.campaigns import CampaignConflictError, TooManyCampaignsError, UnknownCampaignError
 from zhiyin.service.experiment_checks import ExperimentConflictError, TooManyExperimentsError, UnknownExperimentError
 from zhiyin.service.loaded_version import NoVersionError, UnknownVersionError
 from zhiyin.service.log_format import stack_of
@@ -67,6 +68,9 @@ _STATUS: dict[type[ZhiyinError], int] = {
     KeyConflictError: 409,
     TooManyPlacementsError: 409,
     TooManyCampaignsError: 409,
+    CampaignConflictError: 409,
+    BidColumnError: 409,
+    NoProbabilitiesError: 409,
     TooManyExperimentsError: 409,
     ExperimentConflictError: 409,
     PolicyConflictError: 409,

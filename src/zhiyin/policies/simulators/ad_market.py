@@ -23,7 +23,7 @@ from scipy.special import expit, logit
 from zhiyin.core.parallel import compiled
 from zhiyin.core.params import check_settings, param, settings_of
 from zhiyin.policies.ad_auction import AuctionResult, run_auctions
-from zhiyin.policies.ad_pacing import PacingController, TrafficCurve, spend_target
+from zhiyin.policies.ad_pacing import PacingController, TrafficCurve, scores_and_parts, spend_target
 from zhiyin.policies.simulators.film_shop import FilmShop
 
 AdPolicy = Literal["expected_value", "unpaced", "ctr", "bid", "random"]
@@ -157,7 +157,10 @@ class AdMarket:
             has_budget = (self.budgets - spend)[self.campaigns] >= self.bids
             bids, scores = self.bids, self.estimate
             if policy == "expected_value":
-                scores = self.estimate * pacing.multipliers[self.campaigns]
+                factors, parts = scores_and_parts(pacing.multipliers)
+                scores = self.estimate * factors[self.campaigns]
+                takes_part = order.random((len(part), self.n_campaigns)) < parts
+                bids = self.bids * takes_part[:, self.campaigns]
             elif policy == "ctr":
                 bids = np.full(self.n_ads, _MICROS)
             elif policy == "bid":
@@ -184,13 +187,14 @@ class AdMarket:
         return AdDay(spend, self.budgets, int(totals[0]), int(totals[1]), int(totals[2]), by_step)
 
     def _auction(self, users: np.ndarray, scores: np.ndarray, bids: np.ndarray, second_price: bool) -> AuctionResult:
-        """Auctions of requests of these users among all ads, whose codes the result has.
+        """Auctions of requests of these users among all ads.
 
         scores: float64[users, ads].
         """
         n, m = len(users), self.n_ads
+        of_requests = np.broadcast_to(bids, (n, m)).ravel()
         result = run_auctions(
-            np.arange(n + 1) * m, scores[users].ravel(), np.tile(bids, n), np.zeros(n * m, np.int64),
+            np.arange(n + 1) * m, scores[users].ravel(), of_requests, np.zeros(n * m, np.int64),
             np.tile(self.campaigns, n), np.tile(np.arange(m), n), slots=self.slots, second_price=second_price,
         )  # fmt: skip
         return AuctionResult(np.where(result.ads >= 0, result.ads % m, -1), result.prices)
