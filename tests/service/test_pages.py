@@ -174,7 +174,9 @@ def test_a_click_changes_the_list_and_it_says_why(site: Site) -> None:
     assert now != before
     assert "i1" not in now
     assert page.locator("#past li").all_inner_texts() == ["garden rose tulip soil number1"]
-    assert page.locator("#rows .why").first.inner_text().startswith("Because you had “garden rose tulip soil number1”")
+    assert (
+        page.locator("#rows .why").first.inner_text().startswith("Because you viewed “garden rose tulip soil number1”")
+    )
     # What moved is marked as it moved.
     rows = page.locator("#rows li").all()
     marks = [row.locator(".mark").all_inner_texts() for row in rows]

@@ -20,6 +20,7 @@ def ads(
     filter: str | None = None,
     exclude: Sequence[str] | None = None,
     context: Columns | None = None,
+    user_columns: Columns | None = None,
     fields: Sequence[str] | None = None,
     bids: Mapping[str, int] | None = None,
     reserve_micros: int | None = None,
@@ -39,8 +40,8 @@ def ads(
     """
     request = present_fields(
         user=user, session=session, history=history, slots=slots, placement=placement, filter=filter, exclude=exclude,
-        context=context, fields=fields, bids=None if bids is None else dict(bids), reserve_micros=reserve_micros,
-        quality_floor=quality_floor, pricing=pricing, per_campaign=per_campaign,
+        context=context, user_columns=user_columns, fields=fields, bids=None if bids is None else dict(bids),
+        reserve_micros=reserve_micros, quality_floor=quality_floor, pricing=pricing, per_campaign=per_campaign,
     )  # fmt: skip
     return endpoint_call(endpoints.ADS, read=as_object, body=request)
 

@@ -92,7 +92,7 @@ class AdService:
                      if frequency and n >= frequency.at_most and not item.startswith(MARK)}  # fmt: skip
         request = build_request(
             plain, setting, view, now, list_id, [], history, closed=True, shown=shown,
-            user_columns={} if ask.user is None else self.live.user_columns(ask.user),
+            user_columns=self.live.request_columns(ask.user, ask.user_columns),
         )  # fmt: skip
         accounts = self.accounts.now
         ads = self._ads_of(view, accounts).with_bids(ask.bids, view.answers)

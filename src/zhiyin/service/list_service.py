@@ -163,7 +163,7 @@ class ListService:
         log_features = view.loaded.index is not None and self.features.chooses(list_id)
         fields: dict[str, Any] = {
             "closed": origin == "rank", "shown": dict(showings), "deficits": self._deficits(view, targets),
-            "user_columns": self._user_columns(ask),
+            "user_columns": self.live.request_columns(ask.user, ask.user_columns),
             "budget": (setting.budget or 0) / 1e3 or self.budget, "features": "shown" if log_features else "none",
         }  # fmt: skip
         choice = None
@@ -214,13 +214,6 @@ class ListService:
         if decision is not None:
             self.on_decision(decision)
         return result
-
-    def _user_columns(self, ask: RecommendRequest) -> dict[str, Any]:
-        """Columns of the user as the store has them, and those of the request over them, in their types."""
-        kept = {} if ask.user is None else self.live.user_columns(ask.user)
-        if not ask.user_columns:
-            return kept
-        return kept | self.live.types().fitting("users", ask.user_columns)[0]
 
     def is_short(self, ask: RecommendRequest) -> bool:
         """Whether a list is expected to be made in a few milliseconds without waiting for another machine: a plain

@@ -294,6 +294,11 @@ class ServingState:
         self._has_stored_links = self._has_stored_links or n_changed > 0
         return n_changed
 
+    def request_columns(self, user: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of a user in the store, and those that a request gives over them, in their types."""
+        kept = {} if user is None else self.user_columns(user)
+        return kept | self.types().fitting("users", given)[0] if given else kept
+
     def _read_user_columns(self, user: str) -> dict[str, Any]:
         row = self.store.get("users", user)
         return {} if row is None else self.types().fitting("users", row[0])[0]
