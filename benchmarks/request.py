@@ -30,13 +30,14 @@ import polars as pl
 
 import zhiyin as zy
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.pipeline import pipeline_fitting
+from zhiyin.pipeline import ranker_training, window_candidates
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.pipeline import DEFAULT_RANKER, Pipeline
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.time_windows import plan_windows
 from zhiyin.ranking import registry as rankers
+from zhiyin.ranking.feature_builder import FeatureBuilder
 
 SOURCES = "popular:half_life=7d; itemknn; transitions; als:epochs=4"
 DAY = 86_400_000_000
@@ -74,11 +75,9 @@ def fit(data: zy.Dataset, run: zy.Run) -> Pipeline:
     """A pipeline whose ranker orders the candidates of all users."""
     pipeline = Pipeline(sources=SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
     part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
-    window_candidates = pipeline_fitting.retrieve_window(pipeline.sources_, part, window, 100, run)
-    pipeline.ranker_ = pipeline_fitting._train_ranker(
-        rankers.parse(DEFAULT_RANKER), [window_candidates], run, window_candidates.builder(run)
-    )
-    pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, run=run)
+    past = window_candidates.retrieve_window(pipeline.sources_, part, window, 100, run)
+    pipeline.ranker_ = ranker_training.train_ranker(rankers.parse(DEFAULT_RANKER), [past], run, past.builder(run))
+    pipeline.builder_ = FeatureBuilder.learn(data, pipeline.sources_, run=run)
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "ranker")
     return pipeline
 

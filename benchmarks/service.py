@@ -56,23 +56,22 @@ def prepare(folder: Path, n_items: int) -> None:
     import request as shop
     import zhiyin as zy
     from zhiyin.data.catalogue import Catalogue
-    from zhiyin.pipeline import pipeline_fitting
+    from zhiyin.pipeline import ranker_training, window_candidates
     from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.pipeline.pipeline import DEFAULT_RANKER
     from zhiyin.pipeline.time_windows import plan_windows
     from zhiyin.ranking import registry as rankers
+    from zhiyin.ranking.feature_builder import FeatureBuilder
 
     run = zy.Run()
     if n_items > 100_000:  # all items for each of 20,000 users would take an hour: what is measured is time
-        run, pipeline_fitting.MAX_WINDOW_REQUESTS = dataclasses.replace(run, approximate=True), 2_000
+        run, window_candidates.MAX_WINDOW_REQUESTS = dataclasses.replace(run, approximate=True), 2_000
     data = shop.shop(n_items, 100_000, 2_000_000)
     pipeline = zy.Pipeline(sources=shop.SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
     part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
-    window_candidates = pipeline_fitting.retrieve_window(pipeline.sources_, part, window, 100, run)
-    pipeline.ranker_ = pipeline_fitting._train_ranker(
-        rankers.parse(DEFAULT_RANKER), [window_candidates], run, window_candidates.builder(run)
-    )
-    pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, run=run)
+    past = window_candidates.retrieve_window(pipeline.sources_, part, window, 100, run)
+    pipeline.ranker_ = ranker_training.train_ranker(rankers.parse(DEFAULT_RANKER), [past], run, past.builder(run))
+    pipeline.builder_ = FeatureBuilder.learn(data, pipeline.sources_, run=run)
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "ranker")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "zhiyin.toml").write_text(SETTINGS)

@@ -230,7 +230,8 @@ def test_commands_on_an_engine_do_what_they_do_here(project: Path) -> None:
 @pytest.mark.usefixtures("shared_session")
 def test_a_version_within_a_budget_is_that_of_one_process(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the same is chosen: the clock stands still, and tuning makes two trials."""
-    from zhiyin.pipeline import automl
+    from zhiyin.cli import command_clock
+    from zhiyin.pipeline import automl, time_budget
     from zhiyin.pipeline.model_versions import Bundles
 
     texts = ("popular", "itemknn", "als:factors=4,epochs=1")
@@ -240,7 +241,8 @@ def test_a_version_within_a_budget_is_that_of_one_process(project: Path, monkeyp
     monkeypatch.setattr(automl, "WINDOWS", 2)
     monkeypatch.setattr(automl, "SHARE", 0.2)
     monkeypatch.setattr(automl, "tune", lambda *given, **named: tune(*given, **named | {"trials": 2, "timeout": None}))
-    monkeypatch.setattr(automl, "time", types.SimpleNamespace(monotonic=lambda: 0.0))
+    for module in (time_budget, command_clock):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: 0.0))
     config = ("--config", str(project / "zhiyin.toml"))
     invoke("train", "--budget", "60s", *config, "--output", str(project / "here"))
     result = invoke("train", "--budget", "60s", *config, "--output", str(project / "there"), "--engine", "local[2]")

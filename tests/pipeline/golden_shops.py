@@ -22,11 +22,12 @@ import polars as pl
 
 import zhiyin as zy
 from zhiyin.data.dataset import Dataset
-from zhiyin.pipeline import pipeline_fitting
+from zhiyin.pipeline import ranker_training, window_candidates
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.time_windows import plan_windows
 from zhiyin.ranking import registry as rankers
 from zhiyin.ranking.asof import AsOf
+from zhiyin.ranking.feature_builder import FeatureBuilder
 
 T = TypeVar("T")
 FOLDER = Path(__file__).with_name("golden")
@@ -168,11 +169,11 @@ def fit(shop: Shop) -> Pipeline:
     pipeline = Pipeline(sources=shop.sources, candidates=shop.candidates, ranker="none", windows=2).fit(data, run)
     if shop.ranker:
         part, window = plan_windows(data, 1, 0.3, True, run).choose[0]
-        past = pipeline_fitting.retrieve_window(pipeline.sources_, part, window, shop.candidates, run)
+        past = window_candidates.retrieve_window(pipeline.sources_, part, window, shop.candidates, run)
         like = past.builder(run)
-        pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(shop.ranker), [past], run, like)
+        pipeline.ranker_ = ranker_training.train_ranker(rankers.parse(shop.ranker), [past], run, like)
         assert pipeline.ranker_ is not None
-        pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, like=like, run=run)
+        pipeline.builder_ = FeatureBuilder.learn(data, pipeline.sources_, like=like, run=run)
     return pipeline
 
 

@@ -18,8 +18,8 @@ from zhiyin.evaluation.model_evaluation import Window, evaluate_window
 from zhiyin.models.loading import load
 from zhiyin.pipeline.explanations import reasons
 from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.pipeline.pipeline_fitting import hits
 from zhiyin.pipeline.time_windows import plan_windows
+from zhiyin.pipeline.window_candidates import hits
 from zhiyin.ranking.examples import Candidates
 from zhiyin.testing.recommender import DAY, RecommenderConformance, assert_same_state
 

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zhiyin.cli.budget_progress import BudgetProgress
+from zhiyin.cli.command_clock import command_begun
 from zhiyin.cli.output import duration, print_json, print_table, say
 from zhiyin.cli.project import Project
 from zhiyin.cli.rating_report import print_rating_report
@@ -35,37 +37,46 @@ def train_within(
     """
     from zhiyin.core.durations import microseconds
     from zhiyin.pipeline.model_versions import Bundles
-    from zhiyin.pipeline.training_goals import training_goal
+    from zhiyin.pipeline.time_budget import TimeBudget
+    from zhiyin.pipeline.training_goals import DEFAULT_GOAL, training_goal
 
     chosen = training_goal(goal)
     seconds = microseconds(budget) / 1e6  # refused before anything is read
     bundles = Bundles((output or project.home / project.config.train.output) / "bundles")
+    progress = BudgetProgress()
+    time = TimeBudget(seconds, started=command_begun(), say=say, on_stage=progress.on_stage)
     with bundles.training():
+        time.begin("reading")
         data = project.training_data(store=store, read=None if work is None else work.read)
         run = project.run if work is None else dataclasses.replace(project.run, learner=work.learner)
+        if progress.moves:
+            run = dataclasses.replace(run, progress=False)  # one line moves, and no bar beside it
 
         def print_pipeline(pipeline: Pipeline) -> None:
-            if pipeline.report_.get("goal") == "rating":
-                print_rating_report(pipeline.report_, table=not json)
-            else:
-                print_report(pipeline.report_, choices=not json)
-            if work is not None:
-                _print_places(pipeline, work)
+            with progress.paused():
+                if pipeline.report_.get("goal") == "rating":
+                    print_rating_report(pipeline.report_, table=not json)
+                else:
+                    print_report(pipeline.report_, choices=not json)
+                if work is not None:
+                    _print_places(pipeline, work)
 
-        trained = chosen.train(
-            data,
-            bundles,
-            seconds,
-            test=project.config.split.test,
-            exclude_seen=project.config.evaluate.exclude_seen,
-            margin=project.config.train.margin,
-            force=force,
-            run=run,
-            say=say,
-            on_pipeline=print_pipeline,
-            on_saved=lambda trained: _print_version(trained, str(data.user_ids.values[0])),
-            settings=project.config.train,
-        )
+        with progress:
+            trained = chosen.train(
+                data,
+                bundles,
+                time if chosen.name == DEFAULT_GOAL else max(1.0, time.left),
+                test=project.config.split.test,
+                exclude_seen=project.config.evaluate.exclude_seen,
+                margin=project.config.train.margin,
+                force=force,
+                run=run,
+                say=say,
+                on_pipeline=print_pipeline,
+                on_saved=lambda trained: _print_version(trained, str(data.user_ids.values[0])),
+                settings=project.config.train,
+            )
+    say(f"took {duration(time.elapsed)} of {duration(seconds)}")
     if json:
         version = trained.bundle.version
         print_json({"version": version, "promoted": trained.promoted, "report": trained.bundle.report(),
@@ -95,23 +106,28 @@ def _print_places(pipeline: Pipeline, work: SparkWork) -> None:
 
 
 def print_report(report: dict[str, Any], choices: bool = True) -> None:
-    """Print which sources were tried and what each adds; with `choices`, a table of the method of each segment."""
+    """Print which sources were tried, which were not and why, and what each adds; with `choices`, a table of the
+    figures of each method by segment of users."""
     for tried in report.get("tried", []):
         left = tried.get("left_out")
         tuned = tried.get("tuned")
         say(f"source {tried['source']} ({tried['why']})" + (f": left out, {left}" if left else "")
             + (f": tuned to {tuned}, {tried['value']:.4f} from {tried['before']:.4f}" if tuned else ""))  # fmt: skip
+    for one in report.get("not_tried", []):
+        say(f"not tried: {one['source']} ({one['why_not']})")
     for note in report["notes"]:
         say(f"windows: {note}")
     if choices:
-        methods = list(report["choices"]["all"]["figures"])
+        segments = report["choices"]
         print_table(
-            ["users", "method", *methods, "why"],
+            ["method", *segments],
             [
-                [name, choice["method"], *map(choice["figures"].get, methods), choice["why"]]
-                for name, choice in report["choices"].items()
+                [method, *(choice["figures"].get(method) for choice in segments.values())]
+                for method in segments["all"]["figures"]
             ],
         )
+    for name, choice in report["choices"].items():
+        say(f"{name}: {choice['method']}, {choice['why']}")
     whole = report["without"].get("none")
     for name, value in report["without"].items():
         if name != "none":

@@ -21,6 +21,7 @@ def init(
     items: Annotated[str | None, typer.Option(help="The file that describes the items.")] = None,
     users: Annotated[str | None, typer.Option(help="The file that describes the users.")] = None,
     links: Annotated[str | None, typer.Option(help="The file that says who knows whom.")] = None,
+    images: Annotated[str | None, typer.Option(help="The folder of the items' pictures.")] = None,
     query: Annotated[str | None, typer.Option(help="The SQL query that gives a database's events.")] = None,
     query_timeout: Annotated[
         str | None, typer.Option(callback=checked_duration, help='How long the query may take, such as "30m".')
@@ -47,7 +48,7 @@ def init(
 
     if config.exists() and not force:
         raise ConfigError("there are settings already", file=config, remedy="look at them, or overwrite: --force")
-    settings = config_of_sources(source, items, users, query, links, assume)
+    settings = config_of_sources(source, items, users, query, links, assume, images)
     if query_timeout is not None:
         settings.data.query_timeout = query_timeout
     data = project_of(settings, config.parent).data()

@@ -37,6 +37,7 @@ from zhiyin.cli import (
     versions,
     whatif,
 )
+from zhiyin.cli.command_clock import count_from_start_of_process
 from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.interrupts import resend_lost_interrupts
 
@@ -192,6 +193,7 @@ def main() -> None:
     """The entry point of the script `zhiyin`."""
     # Waiting threads must not spin: beside other work that takes ten times as long. Read when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    count_from_start_of_process()
     resend_lost_interrupts()
     app(prog_name="zhiyin")
 

@@ -48,7 +48,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
     grid = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for header in headers:
-        grid.add_column(header)
+        grid.add_column(header, overflow="fold")  # a long name goes on in the next line; none is cut
     for row in texts:
         grid.add_row(*(escape(cell) for cell in row), style=COLOURS.get(row[0], ""))
     print_rich(grid)

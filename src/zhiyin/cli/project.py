@@ -179,6 +179,7 @@ def config_of_sources(
     query: str | None = None,
     links: str | None = None,
     assume: Sequence[str] | None = None,
+    images: str | None = None,
 ) -> Config:
     """Settings for these sources. The files of a folder are discovered; paths become absolute.
 
@@ -209,6 +210,7 @@ def config_of_sources(
     config.data.items = _absolute(items)
     config.data.users = _absolute(users)
     config.data.links = _absolute(links)
+    config.data.images = _absolute(images)
     return config
 
 
@@ -244,7 +246,7 @@ def make_relative(config: Config, home: Path) -> None:
         return value if path.startswith("..") else path
 
     config.data.source = relative(config.data.source)
-    for part in ("items", "users", "links"):
+    for part in ("items", "users", "links", "images"):
         setattr(config.data, part, relative(getattr(config.data, part)))
 
 

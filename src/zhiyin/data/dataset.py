@@ -20,6 +20,7 @@ from zhiyin.data.column_roles import Roles
 from zhiyin.data.event_schema import NO_KIND, EventSchema, StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
+from zhiyin.data.pictures import Pictures
 from zhiyin.data.process_group import ALONE, ProcessGroup
 from zhiyin.data.quarantine import empty_quarantine
 from zhiyin.data.time_policy import wall_clock
@@ -52,6 +53,7 @@ class Dataset:
     stored: bool[n_events], the events of the store; None where no store was read.
     types: of columns of items and users whose type was declared, or is known from the store; others are learned from
         the frames.
+    images: where pictures of the items are; None where none are named.
 
     `reviews`: what knows again how texts of reviews became values (`zhiyin.features.review_values`); None where none
     were read.
@@ -79,7 +81,9 @@ class Dataset:
         position: StorePosition | None = None,
         stored: np.ndarray | None = None,
         types: CatalogueSchema | None = None,
+        images: Pictures | None = None,
     ) -> None:
+        self.images = images
         self.events, self.users, self.items, self.links = events, users, items, links
         self.schema = schema if schema is not None else EventSchema.of(self.kinds)
         self.position, self.stored = position, stored
@@ -185,6 +189,7 @@ class Dataset:
             position=self.position,
             stored=None if self.stored is None else self.stored[mask],
             types=self.types,
+            images=self.images,
         )
 
     @cached_property

@@ -10,6 +10,7 @@ import polars as pl  # noqa: F401  the example of `read` uses it
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.pictures import find_pictures, split_image_column
 from zhiyin.data.read_execution import execute
 from zhiyin.data.read_plan import plan_read
 from zhiyin.data.sql_query import QueryLimit
@@ -24,6 +25,7 @@ def read(
     items: Any = None,
     users: Any = None,
     links: Any = None,
+    images: Any = None,
     columns: Mapping[str, Any] | None = None,
     weights: Mapping[str, float] | None = None,
     query: str | None = None,
@@ -47,9 +49,11 @@ def read(
     items, users: the same, for the catalogue and the users. In a folder they are detected, as are links.
     links: the same, for who follows or befriends whom: two columns of user ids, and optionally a weight above 0. A link
         has a direction; users that only links name become users without events.
+    images: the folder of the pictures of items, named by item id or by a column of paths.
     columns: roles that need no guessing: {"user": "who", "item": "what", "time": "at", "rating": "stars",
         "kind": "action", "item_columns": [...], "user_columns": [...]}; `item_id` and `user_id` name the key
-        columns of the items and users tables, `link_user`, `link_other` and `link_weight` the columns of the links.
+        columns of the items and users tables, `image` the items' column of paths of pictures, `link_user`, `link_other`
+        and `link_weight` the columns of the links.
     weights: of events: {"view": 1, "purchase": 5, "rating >= 4": 1, "dislike": -1}; the first
         rule that matches decides, an event that matches none is kept with weight 0. Without rules every event
         has weight 1, known kinds their usual weight, and a negative rating or quantity -1. An event that names no kind
@@ -70,6 +74,7 @@ def read(
     >>> read(pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"]})).n_events
     2
     """
+    columns, image = split_image_column(columns)
     plan = plan_read(
         source,
         items=items,
@@ -83,7 +88,7 @@ def read(
         has_store=snapshot is not None,
         text=None if reviews is None else reviews.column,
     )
-    return execute(
+    data = execute(
         plan,
         weights=weights,
         strict=strict,
@@ -93,3 +98,5 @@ def read(
         reviews=reviews,
         run=run or Run(),
     )
+    data.images = find_pictures(images, image, data.items)
+    return data

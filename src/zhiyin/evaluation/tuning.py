@@ -101,6 +101,7 @@ def tune(
     exclude_seen: bool = True,
     run: Run | None = None,
     parts: Split | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> TuneResult:
     """Search the `tune` ranges of a model's hyperparameters with Optuna (TPE, median pruning).
 
@@ -118,6 +119,7 @@ def tune(
     parts: `train` as a part to learn from and a part to validate on, instead of `validation`.
     storage: file that keeps the trials: SQLite when it ends in .db, .sqlite or .sqlite3, else an Optuna journal.
         Asked again with the same model, metric, data and validation, the search goes on from there.
+    clock: seconds as they pass, which the timeout is counted by.
 
     Ctrl-C ends the search with what is finished so far. Raises MissingExtraError without Optuna.
     """
@@ -137,7 +139,7 @@ def tune(
     key = [train.fingerprint, validation, exclude_seen, {name: start[name] for name in start if name not in space}]
     key += [parts.train.fingerprint] if given else []
     digest = hashlib.blake2b(json.dumps(key, default=str).encode(), digest_size=6).hexdigest()
-    deadline = time.monotonic() + timeout if timeout is not None else None
+    deadline = _Deadline(clock, timeout)
     objective = _Objective(type(model), start, space, _Validation.of(window, metric, run), run, deadline)
     interrupted = False
     with _quiet(optuna):
@@ -154,8 +156,7 @@ def tune(
                     study.optimize(
                         objective,
                         n_trials=trials - len(done),
-                        timeout=timeout,
-                        callbacks=[lambda *_: advance(1)],
+                        callbacks=[lambda *_: advance(1), deadline.stop],
                     )
             except KeyboardInterrupt:
                 interrupted = True
@@ -242,7 +243,7 @@ class _Objective:
         space: dict[str, Param],
         validation: _Validation,
         run: Run,
-        deadline: float | None,
+        deadline: _Deadline,
     ) -> None:
         self.owner, self.start, self.space = owner, start, space
         self.validation, self.deadline = validation, deadline
@@ -270,8 +271,24 @@ class _Objective:
         return self.validation.figure(values)
 
     def _look_at_clock(self, news: dict[str, Any]) -> None:
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.deadline.passed:
             raise _OutOfTime
+
+
+class _Deadline:
+    """When no further trial begins: after `seconds` of the clock, never where that is None."""
+
+    def __init__(self, clock: Callable[[], float], seconds: float | None) -> None:
+        self.clock, self.end = clock, None if seconds is None else clock() + seconds
+
+    @property
+    def passed(self) -> bool:
+        return self.end is not None and self.clock() >= self.end
+
+    def stop(self, study: Any, trial: Any) -> None:
+        """End the search after a trial; a callback of Optuna."""
+        if self.passed:
+            study.stop()
 
 
 class _OutOfTime(Exception):  # noqa: N818 -- not an error: the search ends as asked

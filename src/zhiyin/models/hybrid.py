@@ -333,6 +333,9 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         return Inputs(columns, words=self._vocabulary_().encode(_joined(frame, texts), self.max_len))
 
     def _pictures(self, frame: pl.DataFrame) -> Images:
+        if not Path(self.images).is_dir():  # learned there, and answered somewhere else
+            log.warning("Hybrid: there is no folder of pictures %s: new items are known without theirs", self.images)
+            return Images(pl.repeat(None, len(frame), dtype=pl.String, eager=True), Path(self.images), self.image_size)
         if self.image:
             paths = frame[self.image] if self.image in frame.columns else pl.repeat(None, len(frame), eager=True)
             return Images(paths.cast(pl.String), Path(self.images), self.image_size)

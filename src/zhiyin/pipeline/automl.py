@@ -1,14 +1,17 @@
 """AutoML: a pipeline fitted within a time budget: suitable sources, tuned, and joined by the best method.
 
-Half of the budget is for tuning the sources on the first part of the log, which lies before the windows of blends,
-ranker and choice (see `time_windows`); the other half is for fitting the pipeline. A source whose fit takes too
-long is left out; the report names it.
+1. Each source that suits the data (`suitable_sources`) is measured on a sample (`source_timing`); one whose fits do
+   not fit into the time is left out.
+2. What the fits that must be leave of the time, up to `TUNING_SHARE`, is for tuning the sources on the first part of
+   the log, which lies before the windows of blends, ranker and choice (see `time_windows`).
+3. The pipeline is fitted by a plan (`fitting_plan`) that is made again after each fit, from what was measured.
+
+The report names each source and decision.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,137 +19,199 @@ from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.registry import specification
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
-from zhiyin.evaluation.tuning import tune
-from zhiyin.models.registry import parse
+from zhiyin.evaluation.tuning import TuneResult, tune
+from zhiyin.pipeline.fit_costs import Afterwards
+from zhiyin.pipeline.fitting_plan import FittingPlan
 from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.source_timing import SourceTimer
+from zhiyin.pipeline.suitable_sources import SuitableSource, suitable_sources
+from zhiyin.pipeline.time_budget import TimeBudget, spelled
+from zhiyin.pipeline.time_windows import WindowPlan
 
-# Above this many items EASE needs minutes and gigabytes.
-EASE_ITEMS = 12_000
-# A network is a source from this number of events and this time budget on.
-DEEP_EVENTS, DEEP_SECONDS = 50_000, 900.0
 # Windows of the log that blends, ranker and choice learn from, and the share of the events in each.
 WINDOWS, SHARE = 8, 0.07
-
-
-@dataclasses.dataclass(frozen=True)
-class SuitableSource:
-    """A source to try: its specification, why it suits the data, and whether it is tuned."""
-
-    specification: str
-    reason: str
-    tuned: bool = True
-
-
-def suitable_sources(data: Dataset, budget: float) -> list[SuitableSource]:
-    """Sources that suit the data; popularity first. budget: seconds."""
-    sources = [SuitableSource("popular", "for strangers, and as a floor", tuned=False)]
-    if data.has_times:
-        span = (data.window[1] - data.window[0]) / 86_400e6
-        sources += [SuitableSource(f"popular:half_life={days}d", "the log has times", tuned=False)
-                  for days in (1, 7, 30) if span > 2 * days]  # fmt: skip
-    sources.append(SuitableSource("itemknn", "neighbours explain themselves"))
-    sources.append(SuitableSource("als", "factors find what neighbours miss"))
-    if data.n_items <= EASE_ITEMS:
-        sources.append(SuitableSource("ease", f"{data.n_items:,} items are few enough for a full item-item model"))
-    if data.has_times:
-        sources.append(SuitableSource("transitions", "the order of events is known"))
-    described = [
-        name for name, kind in data.items.drop("id").schema.items() if kind.is_nested() or str(kind) == "String"
-    ]
-    known = [name for name in data.users.columns if name != "id"]
-    if known:
-        reason = f"users are described: {', '.join(known)[:80]}"
-        sources.append(SuitableSource("segmentpopular", reason, tuned=False))
-    if described:
-        sources.append(SuitableSource("content", f"items are described: {', '.join(described)[:80]}"))
-    if budget >= DEEP_SECONDS and data.n_events >= DEEP_EVENTS and data.has_times and find_spec("torch"):
-        sources.append(
-            SuitableSource("sasrec:max_len=50,epochs=20", "long histories, and time to learn from them", tuned=False)
-        )
-    return sources
+# Largest share of the budget that tuning takes, and trials of a source.
+TUNING_SHARE, TRIALS = 0.45, 40
+# Fits below which a search would find nothing.
+MIN_TUNING_FITS = 4
+# What is planned is taken to last this much longer.
+SAFETY = 1.15
 
 
 def fit_within_budget(
     data: Dataset,
-    budget: float = 600.0,
+    budget: float | TimeBudget = 600.0,
     *,
     metric: str = "ndcg@10",
     exclude_seen: bool = True,
     ranker: str = "auto",
     run: Run | None = None,
+    after: Afterwards | None = None,
 ) -> Pipeline:
-    """Choose, tune and fit a pipeline within about `budget` seconds.
+    """Choose, tune and fit a pipeline within `budget` seconds.
 
-    Its `report_` holds the windows, the sources that were tried, the tuned settings, the method of each segment of
-    users, and what each source adds. `data` must not contain the events that the result is evaluated on: `gate_split`
-    holds them back. Raises DataError where the log is too short for an evaluation.
+    Its `report_` holds the windows, the sources that were tried and why others were not, what was decided for lack of
+    time, the tuned settings, the method of each segment of users, and what each source adds. `data` must not contain
+    the events that the result is evaluated on: `gate_split` holds them back. Raises DataError where the log is too
+    short for an evaluation.
+
+    after: what the caller does with the pipeline within the same time.
     """
     run = run or Run()
-    started = time.monotonic()
+    budget = budget if isinstance(budget, TimeBudget) else TimeBudget(budget)
+    after = after or Afterwards()
     settings: dict[str, Any] = {"ranker": ranker, "windows": WINDOWS, "share": SHARE}
     settings |= {"metric": metric, "exclude_seen": exclude_seen}
+    budget.begin("the sources, on samples of the events")
     plan = Pipeline(**settings).plan(data, run)
     if not plan.choose:
         raise DataError("the log is too short to judge anything by", remedy="more events, or name a model")
-    tuning = find_spec("optuna") is not None
-    if not tuning:
-        log.info('pipeline: sources are not tuned, for optuna is not installed: pip install "zhiyin[tune]"')
-    records: list[dict[str, Any]] = []
-    texts = []
-    sources = suitable_sources(data, budget)
-    # A source is fitted once for each window and twice on everything, on more events than it is timed on.
-    events = sum(part.train.n_events for part, _ in (*plan.learn, *plan.choose)) + 2 * data.n_events
-    times = events / max(1, plan.tune.n_events)
-    share = 0.45 * budget / max(1, sum(source.tuned for source in sources))
-    for source in sources:
+    costs = budget.costs
+    fits = [part.train.n_events for part, _ in (*plan.learn[-1:], *plan.choose[-1:])] + [data.n_events, *after.fits]
+    requests = sum(len(window) for _, window in (*plan.learn[-1:], *plan.choose[-1:])) + after.requests
+    k = Pipeline(**settings).candidates
+    timer = SourceTimer(plan.tune, fits, requests, k, budget, run)
+    records, texts = [], []
+    suitable = suitable_sources(data, budget.seconds)
+    for source in [one for one in suitable if not one.why_not]:
         record: dict[str, Any] = {"source": source.specification, "why": source.reason}
         records.append(record)
-        clock = time.monotonic()
-        try:
-            fit_seconds = _time_of_fit(source.specification, plan.tune, run)
-        except ZhiyinError as error:  # a source that does not fit the data after all is no reason to stop
-            record["left_out"] = str(error)
-            log.info("pipeline: %s is left out: %s", source.specification, error)
+        if why := timer.why_not(source):
+            record["left_out"] = why
+            budget.decide(f"{source.specification} is left out: {why}")
             continue
-        record["fit_seconds"] = round(fit_seconds, 2)
-        if times * fit_seconds > 0.25 * budget:
-            record["left_out"] = "its fit is too slow for the budget"
-            continue
-        text = source.specification
-        left = share - (time.monotonic() - clock)
-        if tuning and source.tuned and left > 4 * fit_seconds:
-            text = _tuned(source.specification, plan.tune, metric, left, exclude_seen, run, record)
-        texts.append(text)
+        record["fit_seconds"] = round(costs.fit(source.specification, plan.tune.n_events), 2)
+        texts.append(source.specification)
     if not texts:
         raise DataError("no source could be fitted within the budget", remedy="a larger --budget")
-    pipeline = Pipeline(sources="; ".join(dict.fromkeys(texts)), **settings)
-    pipeline.fit(data, run)
-    pipeline.report_ = {**pipeline.report_, "tried": records, "budget": budget, "seconds": time.monotonic() - started}  # type: ignore[misc]
+    fitting = _plan_of(texts, settings, data, budget, after)
+    fitting.make_room(lambda text: sum(costs.fit(text, events) for events in fits[:2]), fitting.joining)
+    tuned = _tuned(fitting, plan, [one for one in suitable if one.specification in fitting.sources], records,
+                   metric, exclude_seen, run)  # fmt: skip
+    pipeline = Pipeline(sources="; ".join(dict.fromkeys(tuned)), **settings)
+    dropped = fitting.dropped
+    fitting = _plan_of(list(dict.fromkeys(tuned)), settings, data, budget, after)
+    fitting.dropped.update(dropped)
+    pipeline.fit_within(data, plan, fitting, run)
+    for record in records:
+        name = record.get("tuned") or record["source"]
+        if name in fitting.dropped:
+            record["left_out"] = fitting.dropped[name]
+    not_tried = [{"source": one.specification, "why_not": one.why_not} for one in suitable if one.why_not]
+    pipeline.report_ = {  # type: ignore[misc]
+        **pipeline.report_, "tried": records, "not_tried": not_tried, "decisions": budget.decisions,
+        "fit_seconds": fitting.fit_seconds, "stages": budget.stages(), "budget": budget.seconds,
+        "seconds": budget.elapsed,
+    }  # fmt: skip
     return pipeline
 
 
-def _tuned(
-    text: str, data: Dataset, metric: str, seconds: float, exclude_seen: bool, run: Run, record: dict[str, Any]
-) -> str:
-    """The source with the best settings found in this time, written to `record`; unchanged where tuning fails.
+def _plan_of(
+    texts: list[str], settings: dict[str, Any], data: Dataset, budget: TimeBudget, after: Afterwards
+) -> FittingPlan:
+    sources = Pipeline(sources="; ".join(texts), **settings)._parse_sources()
+    return FittingPlan(sources, data.n_events, budget, after)
 
-    Raises KeyboardInterrupt where it was interrupted.
-    """
+
+def _tuned(
+    fitting: FittingPlan,
+    plan: WindowPlan,
+    sources: list[SuitableSource],
+    records: list[dict[str, Any]],
+    metric: str,
+    exclude_seen: bool,
+    run: Run,
+) -> list[str]:
+    """The specifications of the sources in the plan, those that are tuned with the settings that were found."""
+    budget, costs, texts = fitting.budget, fitting.costs, []
+    if find_spec("optuna") is None:
+        log.info('pipeline: sources are not tuned, for optuna is not installed: pip install "zhiyin[tune]"')
+        return list(fitting.sources)
+    spent = 0.0
+    for place, source in enumerate(sources):
+        text = source.specification
+        texts.append(text)
+        if not source.tuned:
+            continue
+        waiting = sum(one.tuned for one in sources[place:])
+        seconds = min(_tuning_time(fitting, plan), TUNING_SHARE * budget.seconds - spent) / waiting
+        fit = costs.fit(text, plan.tune.n_events)
+        record = next(record for record in records if record["source"] == text)
+        if seconds < MIN_TUNING_FITS * fit:
+            record["untuned"] = f"a fit takes {spelled(fit)}, {spelled(seconds)} are free"
+            budget.decide(f"{text} is not tuned: {record['untuned']}")
+            continue
+        budget.begin(f"tuning of {text}")
+        with budget.timed() as timer:
+            result = _search(text, plan.tune, metric, seconds, exclude_seen, budget, run, record)
+        spent += timer.seconds
+        if result is not None:
+            texts[-1] = _settled(text, result, fitting, record)
+    return texts
+
+
+def _tuning_time(fitting: FittingPlan, plan: WindowPlan) -> float:
+    """Seconds that are left beside all windows and what comes after them; never below 0."""
+    windows = sum(
+        fitting.costs.window(name, part.train.n_events, min(len(window), fitting.max_requests or len(window)))
+        for part, window in (*plan.learn, *plan.choose)
+        for name in fitting.sources
+    )
+    budget = fitting.budget
+    if not budget.bounded:
+        return budget.left
+    return max(0.0, budget.left - SAFETY * (windows + fitting.afterwards) - fitting.joining)
+
+
+def _search(
+    text: str,
+    data: Dataset,
+    metric: str,
+    seconds: float,
+    exclude_seen: bool,
+    budget: TimeBudget,
+    run: Run,
+    record: dict[str, Any],
+) -> TuneResult | None:
+    """The best settings found in this time; None where tuning fails. Raises KeyboardInterrupt where it was stopped."""
     try:
-        result = tune(text, data, metric=metric, trials=40, timeout=seconds, exclude_seen=exclude_seen, run=run)
+        result = tune(
+            text, data, metric=metric, trials=TRIALS, timeout=seconds, exclude_seen=exclude_seen, run=run,
+            clock=budget.clock,
+        )  # fmt: skip
     except ZhiyinError as error:  # such as a part in which nobody can be judged
         record["untuned"] = str(error)
         log.info("pipeline: %s is not tuned: %s", text, error)
-        return text
+        return None
     if result.interrupted:  # Ctrl-C ends all of the training, not the tuning of one source
         raise KeyboardInterrupt
-    best = specification(result.model)
-    record |= {"tuned": best, "value": result.value, "before": result.default_value, "trials": len(result.trials)}
+    return result
+
+
+def _settled(text: str, result: TuneResult, fitting: FittingPlan, record: dict[str, Any]) -> str:
+    """The specification of a source with the settings that were found; unchanged where they take too long."""
+    best, costs = specification(result.model), fitting.costs
+    record |= {"value": result.value, "before": result.default_value, "trials": len(result.trials)}
+    slower = _slower(result)
+    known = costs.measured[text]
+    if best != text:
+        costs.measured[best] = dataclasses.replace(known, seconds=known.seconds * slower)
+    if slower > 1 and (slower - 1) * fitting.finish(text) > 0.5 * max(0.0, fitting.room):
+        why = f"{best} is better, but its fits take {slower:.1f} times as long"
+        fitting.budget.decide(f"{text} keeps its settings: {why}")
+        record["untuned"] = why
+        return text
+    record["tuned"] = best
     return best
 
 
-def _time_of_fit(text: str, data: Dataset, run: Run) -> float:
-    model = parse(text)
-    started = time.monotonic()
-    model.fit(data, dataclasses.replace(run, progress=False))
-    return time.monotonic() - started
+def _slower(result: TuneResult) -> float:
+    """How much longer a fit with the best settings takes than with those at first."""
+    trials = result.trials.filter(result.trials["state"] == "complete")
+    if not len(trials) or trials["seconds"].null_count():
+        return 1.0
+    first, best = trials.row(0, named=True), trials.sort("value", descending=True).row(0, named=True)
+    return max(0.1, best["seconds"] / max(first["seconds"], 1e-3))
+
+
+__all__ = ["SuitableSource", "fit_within_budget", "suitable_sources"]

@@ -30,6 +30,7 @@ from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import parse
 from zhiyin.models.saving import write as write_model
 from zhiyin.models.training_context import TrainingContext
+from zhiyin.pipeline.fitting_plan import FittingPlan
 from zhiyin.pipeline.list_plan import Fill, best_items
 from zhiyin.pipeline.pipeline_fitting import SEGMENT_STARTS, SEGMENTS, learn, segments_of
 from zhiyin.pipeline.probabilities import probabilities
@@ -91,15 +92,32 @@ class Pipeline(Recommender):
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def _fit(self, data: Dataset, run: Run) -> None:
+        self._learn(data, run, self.plan(data, run), None)
+
+    def fit_within(self, data: Dataset, windows: WindowPlan, fitting: FittingPlan, run: Run | None = None) -> Pipeline:
+        """As `fit`, within the time of a plan: `sources` no longer names what it has dropped. Returns self.
+
+        Parameters
+        ----------
+        windows: the result of `plan` for `data`.
+        fitting: the plan, whose sources are those of `_parse_sources`.
+        """
+        self.fit_by(lambda data, run: self._learn(data, run, windows, fitting), data, run or Run())
+        return self
+
+    def _learn(self, data: Dataset, run: Run, windows: WindowPlan, fitting: FittingPlan | None) -> None:
         learned = learn(
             self._parse_sources(),
             data,
-            self.plan(data, run),
+            windows,
             candidates=self.candidates,
             ranker=self._ranker(),
             metric=self.metric,
             run=run,
+            fitting=fitting,
         )
+        if fitting is not None:
+            self.sources = "; ".join(learned.sources)
         self.sources_, self.weights_, self.report_ = learned.sources, learned.weights, learned.report  # type: ignore[misc]
         self.choices_ = {name: choice.method for name, choice in learned.choices.items()}  # type: ignore[misc]
         self.ranker_, self.builder_ = learned.ranker, learned.builder  # type: ignore[misc]

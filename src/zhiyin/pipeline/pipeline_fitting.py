@@ -12,114 +12,31 @@ Nothing is chosen on what it was fitted to, and no window serves both purposes.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.histories import Histories
-from zhiyin.data.splits import Split
-from zhiyin.evaluation.model_evaluation import Window
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline import blending
-from zhiyin.pipeline.time_windows import HeldOut, WindowPlan
-from zhiyin.ranking.examples import Candidates, join, rows_of
+from zhiyin.pipeline.fitting_plan import FittingPlan
+from zhiyin.pipeline.ranker_training import MAX_RANKER_CANDIDATES, affordable_candidates, train_ranker
+from zhiyin.pipeline.time_budget import OutOfTime, TimeBudget, spelled
+from zhiyin.pipeline.time_windows import WindowPlan
+from zhiyin.pipeline.window_candidates import WindowCandidates, fit_windows
+from zhiyin.ranking.examples import Candidates, rows_of
 from zhiyin.ranking.feature_builder import FeatureBuilder
-from zhiyin.ranking.retrieval import retrieve
 
 if TYPE_CHECKING:
     from zhiyin.ranking.ranker import Ranker
 
-# Requests of a window that are used: more add little and cost time.
-MAX_WINDOW_REQUESTS = 20_000
-# Requests below which a ranker would learn noise; candidates above which it would learn little more.
-MIN_RANKER_REQUESTS, MAX_RANKER_CANDIDATES = 50, 600_000
-# Strangers of a window, where sources know users by their columns: users with a history stand in for those that lack.
-N_WINDOW_STRANGERS = 1_000
 # Requests whose features are in memory at once.
 MAX_FEATURE_REQUESTS = 1_024
-
-
-@dataclasses.dataclass(frozen=True)
-class WindowCandidates:
-    """The candidates of the n users of a window, as of its first day.
-
-    Parameters
-    ----------
-    past: the events before the window.
-    sources: fitted on them.
-    labels: float32[m], 1 where the candidate is relevant: the user had it in the window.
-    copies: the last requests, those of users asked for as if they had no history; see `with_strangers`.
-    """
-
-    past: Dataset
-    window: Window
-    sources: Mapping[str, Recommender]
-    candidates: Candidates
-    labels: np.ndarray
-    copies: int = 0
-
-    def builder(self, run: Run, like: FeatureBuilder | None = None) -> FeatureBuilder:
-        """What makes features of candidates as they were on the window's first day. `like`: as of another window, whose
-        columns these are to be: of many kinds of events others may be among the most frequent."""
-        return FeatureBuilder.learn(self.past, self.sources, like=like, run=run)
-
-    @property
-    def relevant(self) -> np.ndarray:
-        return self.window.relevant
-
-    @property
-    def recall(self) -> float:
-        """Share of the relevant items that are among the candidates."""
-        own = len(self.window) - self.copies
-        labels = self.labels[: self.candidates.offsets[own]]
-        return float(labels.sum() / max(1, self.relevant[:own].sum()))
-
-
-def retrieve_window(
-    sources: Mapping[str, Recommender], part: Split, window: Window, k: int, run: Run
-) -> WindowCandidates:
-    """Candidates of a window by copies of the sources, fitted on the events before it."""
-    if len(window) > MAX_WINDOW_REQUESTS:
-        window = window.take(np.sort(run.rng(61).choice(len(window), MAX_WINDOW_REQUESTS, replace=False)))
-    fitted = {name: copy.deepcopy(model).fit(part.train, run) for name, model in sources.items()}
-    seen, copies = window.histories, 0
-    if any(model.reads_user_columns for model in fitted.values()):
-        window, seen, copies = with_strangers(window, run)
-    candidates = retrieve(fitted, window.histories, k, exclude=seen if window.exclude_seen else None, run=run)
-    return WindowCandidates(part.train, window, fitted, candidates, hits(candidates, window), copies)
-
-
-def with_strangers(window: Window, run: Run) -> tuple[Window, Histories, int]:
-    """The window with requests of users as if they had done nothing, so that there are strangers to learn from; the
-    histories of all, which count as seen; and how many were added, as the last."""
-    own = window.histories
-    n_missing = N_WINDOW_STRANGERS - int((own.positives == 0).sum())
-    rows = np.flatnonzero(own.positives > 0)
-    if own.features is None or n_missing <= 0 or not len(rows):
-        return window, own, 0
-    if len(rows) > n_missing:
-        rows = np.sort(run.rng(66).choice(rows, n_missing, replace=False))
-    whole = window.take(np.concatenate([np.arange(len(window)), rows]))
-    nothing = np.full(len(rows), own.offsets[-1])
-    users = np.concatenate([own.users, np.full(len(rows), -1)]).astype(np.int32)
-    asked = dataclasses.replace(own, offsets=np.concatenate([own.offsets, nothing]), now=whole.histories.now,
-                                users=users, features=whole.histories.features)  # fmt: skip
-    return dataclasses.replace(whole, histories=asked), whole.histories, len(rows)
-
-
-def hits(candidates: Candidates, window: Window) -> np.ndarray:
-    """float32[m]: 1 where a candidate is among the relevant items of its request."""
-    n_items = window.train.n_items
-    owners = np.repeat(np.arange(len(window), dtype=np.int64), window.relevant)
-    relevant = owners * n_items + window.items
-    named = candidates.owners * n_items + candidates.items
-    at = np.minimum(np.searchsorted(relevant, named), max(0, len(relevant) - 1))
-    return (relevant[at] == named).astype(np.float32) if len(relevant) else np.zeros(len(named), np.float32)
+# Candidates that weights of a blend are learned from, and for each second of a budget: more tell little more.
+MAX_BLEND_CANDIDATES, BLEND_CANDIDATES_PER_SECOND = 2_000_000, 20_000
 
 
 @dataclasses.dataclass
@@ -155,19 +72,134 @@ def learn(
     ranker: Ranker | None,
     metric: str,
     run: Run,
+    fitting: FittingPlan | None = None,
 ) -> FittedParts:
-    """Learn all of a pipeline; see the module. `plan`: the windows of `data`. `ranker` is an unfitted one, or None for
-    blends only."""
-    learned = [
-        retrieve_window(sources, part, window, candidates, run) for part, window in _announced("learn", plan.learn)
+    """Learn all of a pipeline; see the module.
+
+    Parameters
+    ----------
+    plan: the windows of `data`.
+    ranker: an unfitted one, or None for blends only.
+    fitting: the plan of a fit within a time, of the same sources; None for one without an end.
+    """
+    fitting = fitting or FittingPlan(sources, data.n_events)
+    learned, evaluated = fit_windows(fitting, plan, candidates, run)
+    fitted: dict[str, Recommender] = {}
+    while True:
+        several = bool(evaluated)
+        join = _join(learned, evaluated, ranker, metric, run, fitting) if several else _join_without_windows(fitting)
+        if not fitting.make_room():
+            _fit_on_all(fitted, fitting, data, run)
+            if set(join.sources) == set(fitted):
+                break
+        # The plan has dropped sources: they are taken out, and what joins the others is learned anew.
+        learned, evaluated = ([a.of(fitting.sources) for a in windows] for windows in (learned, evaluated))
+        fitted = {name: model for name, model in fitted.items() if name in fitting.sources}
+        if ranker is not None:
+            fitting.budget.decide("no ranker is learned: there is no time to learn it anew without what was left out")
+            ranker = None
+    fitted = {name: fitted[name] for name in fitting.sources}
+    report = _report(plan, metric, join.choices)
+    windows = [*learned, *evaluated]
+    report["windows"] = [
+        {"users": len(a.window) - a.copies, "found": a.recall, "events": a.past.n_events} for a in windows
     ]
-    evaluated = [
-        retrieve_window(sources, part, window, candidates, run) for part, window in _announced("choose", plan.choose)
-    ]
-    if not evaluated:
-        return _fit_without_windows(sources, data, plan, metric, run)
+    report["without"] = join.without
+    builder = None
+    if join.ranker is not None:
+        builder = FeatureBuilder.learn(data, fitted, like=join.like, run=run)
+    return FittedParts(fitted, join.weights, join.choices, join.ranker, builder, report)
+
+
+def _fit_on_all(fitted: dict[str, Recommender], fitting: FittingPlan, data: Dataset, run: Run) -> None:
+    """Fit the sources that are not yet fitted on the whole log, the most expensive first, whose time is least sure."""
+    fitting.budget.begin("sources on all events")
+    for name in sorted(fitting.sources, key=fitting.finish, reverse=True):
+        if name not in fitted and (model := fitting.fit(name, data, run)) is not None:
+            fitted[name] = model
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """How sources are joined.
+
+    Parameters
+    ----------
+    sources: their names.
+    weights, choices, ranker: as `FittedParts`.
+    like: whose columns the features of the ranker are.
+    without: what the blend scores without each source.
+    """
+
+    sources: tuple[str, ...]
+    weights: np.ndarray
+    choices: dict[str, blending.Choice]
+    ranker: Ranker | None = None
+    like: FeatureBuilder | None = None
+    without: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def _join(
+    learned: list[WindowCandidates],
+    evaluated: list[WindowCandidates],
+    ranker: Ranker | None,
+    metric: str,
+    run: Run,
+    fitting: FittingPlan,
+) -> Joined:
+    """Learn blends and the ranker, choose, and learn once more what was chosen."""
+    budget = fitting.budget
+    budget.begin("blends and ranker")
+    most = MAX_RANKER_CANDIDATES
+    if ranker is not None and learned:
+        n_judged = sum(len(a.candidates.items) for a in evaluated)
+        most = affordable_candidates(ranker, learned, n_judged, fitting.room, budget, run)
+        ranker = ranker if most else None
+    with budget.timed() as learning:
+        weights = _weights(learned, run, budget) if learned and len(learned[0].sources) > 1 else None
+    first, first_like = _ranker_within(ranker, learned, run, most, fitting) if ranker and learned else (None, None)
+    values = _metric_by_method(evaluated, weights, first, first_like, metric, run)
+    choices = _choices(learned, evaluated, values, metric)
+    # Decided: now the windows that were chosen by may be learned from too.
+    windows = [*learned, *evaluated]
+    trained, like = None, None
+    if first is not None and any(choice.method == "ranker" for choice in choices.values()):
+        trained, like = _ranker_within(ranker, windows, run, most, fitting)
+        if trained is None:  # for lack of time: the one that was judged
+            trained, like = first, first_like
+    final = _weights(windows, run, budget)
+    without: dict[str, float] = {}
+    if not budget.bounded or learning.seconds * (len(fitting.sources) + 1) < 0.5 * fitting.room:
+        without = _ablation(learned, evaluated, metric, run, budget)
+    else:
+        budget.decide(f"what each source adds is not measured: {spelled(fitting.room)} are free for it")
+    return Joined(tuple(evaluated[0].sources), final, choices, trained, like, without)
+
+
+def _ranker_within(
+    ranker: Ranker | None, windows: list[WindowCandidates], run: Run, most: int, fitting: FittingPlan
+) -> tuple[Ranker | None, FeatureBuilder | None]:
+    """The trained ranker and whose columns its features are; None for both where there is too little, or no time."""
+    if ranker is None:
+        return None, None
+    limit = fitting.room if fitting.budget.bounded else float("inf")
+    like = windows[-1].builder(run)
+    try:
+        trained = train_ranker(ranker, windows, fitting.budget.limited(run, limit), like, most)
+    except OutOfTime:
+        fitting.budget.decide(f"a ranker was not done after {spelled(limit)}")
+        trained = None
+    return (trained, like) if trained is not None else (None, None)
+
+
+def _choices(
+    learned: list[WindowCandidates],
+    evaluated: list[WindowCandidates],
+    values: Mapping[str, np.ndarray],
+    metric: str,
+) -> dict[str, blending.Choice]:
+    """The method of all users, and of each segment. values: the metric of each request by every method."""
     segment, users = _segments(evaluated), np.concatenate([a.window.users for a in evaluated])
-    values = _metric_by_method(learned, evaluated, ranker, metric, run)
     before, alone = _segments(learned), _metric_by_source(learned, metric)
     real, real_before = _real(evaluated), _real(learned)
     blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
@@ -187,26 +219,11 @@ def learn(
 
     choices = {"all": choice("all", range(len(SEGMENTS)), None)}
     # What is best for strangers says nothing of others: those stay with what is best for all who are known.
-    known_users = choice("known", (1, 2), None if (segment > 0).any() else "rrf")
+    several = len(evaluated[0].sources) > 1
+    known_users = choice("known", (1, 2), None if (segment > 0).any() or not several else "rrf")
     for code, name in enumerate(SEGMENTS):
         choices[name] = choice(name, (code,), known_users.method if code else choices["all"].method)
-    # Decided: now the windows that were chosen by may be learned from too.
-    windows = [*learned, *evaluated]
-    trained = None
-    like = None
-    if ranker is not None and any(choice.method == "ranker" for choice in choices.values()):
-        like = windows[-1].builder(run)
-        trained = _train_ranker(ranker, windows, run, like)
-    report = _report(plan, metric, choices)
-    report["windows"] = [
-        {"users": len(a.window) - a.copies, "found": a.recall, "events": a.past.n_events} for a in windows
-    ]
-    report["without"] = _ablation(learned, evaluated, metric)
-    fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
-    builder = None
-    if trained is not None:
-        builder = FeatureBuilder.learn(data, fitted, like=like, run=run)
-    return FittedParts(fitted, _weights(windows), choices, trained, builder, report)
+    return choices
 
 
 def _segments(windows: list[WindowCandidates]) -> np.ndarray:
@@ -230,13 +247,6 @@ def _metric_by_source(windows: list[WindowCandidates], metric: str) -> dict[str,
     }  # fmt: skip
 
 
-def _announced(purpose: str, windows: Sequence[HeldOut]) -> Iterator[HeldOut]:
-    """The windows, each announced in the log."""
-    for number, (part, window) in enumerate(windows, 1):
-        log.info("pipeline: window %d of %d to %s from, %d users", number, len(windows), purpose, len(window))
-        yield part, window
-
-
 def _report(plan: WindowPlan, metric: str, choices: Mapping[str, blending.Choice]) -> dict[str, object]:
     return {
         "metric": metric,
@@ -248,33 +258,32 @@ def _report(plan: WindowPlan, metric: str, choices: Mapping[str, blending.Choice
     }
 
 
-def _fit_without_windows(
-    sources: Mapping[str, Recommender], data: Dataset, plan: WindowPlan, metric: str, run: Run
-) -> FittedParts:
-    """For a log too short for windows: sources are joined by reciprocal ranks; the report says so."""
-    method = "rrf" if len(sources) > 1 else next(iter(sources))
-    choice = blending.Choice("all", method, {}, 0, "the log is too short to judge anything by")
+def _join_without_windows(fitting: FittingPlan) -> Joined:
+    """For a log, or a time, too short for windows: sources are joined by reciprocal ranks; the report says so."""
+    names = tuple(fitting.sources)
+    method = "rrf" if len(names) > 1 else names[0]
+    what = "time" if fitting.budget.bounded and fitting.budget.decisions else "log"
+    choice = blending.Choice("all", method, {}, 0, f"the {what} is too short to judge anything by")
     choices = {name: dataclasses.replace(choice, segment=name) for name in ("all", *SEGMENTS)}
-    log.info("pipeline: the log is too short to judge anything by: %s it is", method)
-    fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
-    reader = next((name for name, model in fitted.items() if model.reads_user_columns), None)
+    log.info("pipeline: the %s is too short to judge anything by: %s it is", what, method)
+    reader = next((name for name, model in fitting.sources.items() if model.reads_user_columns), None)
     if reader is not None:
-        why = "who has done nothing is known by columns; the log is too short to judge anything by"
+        why = f"who has done nothing is known by columns; the {what} is too short to judge anything by"
         choices["strangers"] = blending.Choice("strangers", reader, {}, 0, why)
-    return FittedParts(fitted, np.ones((2, 2 * len(sources))), choices, None, None, _report(plan, metric, choices))
+    return Joined(names, np.ones((2, 2 * len(names))), choices)
 
 
 def _metric_by_method(
-    learned: list[WindowCandidates], evaluated: list[WindowCandidates], ranker: Ranker | None, metric: str, run: Run
+    evaluated: list[WindowCandidates],
+    weights: np.ndarray | None,
+    trained: Ranker | None,
+    like: FeatureBuilder | None,
+    metric: str,
+    run: Run,
 ) -> dict[str, np.ndarray]:
     """The metric of every request of the windows `evaluated` by every method. What learns from windows has learned from
-    `learned` alone; without any, nothing that learns is evaluated."""
-    trained = like = None
-    if ranker is not None and learned:
-        like = learned[-1].builder(run)
-        trained = _train_ranker(ranker, learned, run, like)
+    others; without weights and ranker, nothing that learns is evaluated."""
     several = len(evaluated[0].candidates.sources) > 1
-    weights = _weights(learned) if several and learned else None
     values_by_method: dict[str, list[np.ndarray]] = {}
     for a in evaluated:
         scores = {name: blending.scores_by(name, a.candidates) for name in a.candidates.sources}
@@ -295,13 +304,19 @@ def _metric_by_method(
     return {name: np.concatenate(values) for name, values in values_by_method.items()}
 
 
-def _weights(windows: list[WindowCandidates]) -> np.ndarray:
+def _weights(windows: list[WindowCandidates], run: Run, budget: TimeBudget) -> np.ndarray:
     """float64[2, 2 s]: weights for strangers, and for users with a history. Each group's own, where it has requests."""
+    most = MAX_BLEND_CANDIDATES
+    if budget.bounded:
+        most = min(most, max(1, int(BLEND_CANDIDATES_PER_SECOND * budget.seconds)))
     whole, labels = _joined(windows)
     stranger = np.concatenate([a.window.histories.positives == 0 for a in windows])
     weights = []
     for group in (stranger, ~stranger):
         some = np.flatnonzero(group)
+        n_candidates = int(np.diff(whole.offsets)[some].sum())
+        if n_candidates > most:
+            some = np.sort(run.rng(64).choice(some, max(1, len(some) * most // n_candidates), replace=False))
         weights.append(blending.learn_weights(whole.take(some), labels[rows_of(whole.offsets, some)[1]]))
     return np.stack(weights)
 
@@ -309,46 +324,6 @@ def _weights(windows: list[WindowCandidates]) -> np.ndarray:
 def weighted(a: WindowCandidates, weights: np.ndarray) -> np.ndarray:
     """float32[m]: scores of a window's candidates by `_weights`."""
     return blending.weighted(a.candidates, weights[(a.window.histories.positives > 0).astype(int)])
-
-
-def _train_ranker(ranker: Ranker, windows: list[WindowCandidates], run: Run, like: FeatureBuilder) -> Ranker | None:
-    """Fit the ranker on the requests that have a right candidate, those of a fifth of the users kept for stopping
-    early; None where there are too few to learn from. `like`: whose columns the features of all windows are."""
-    picked = []
-    for a in windows:
-        some = np.flatnonzero(np.bincount(a.candidates.owners, weights=a.labels, minlength=len(a.candidates)) > 0)
-        room = MAX_RANKER_CANDIDATES // (len(windows) * max(1, len(a.candidates.items) // max(1, len(a.candidates))))
-        picked.append(np.sort(run.rng(63).choice(some, room, replace=False)) if len(some) > room else some)
-    n = sum(map(len, picked))
-    if n < MIN_RANKER_REQUESTS:
-        log.info("pipeline: %d requests with a right candidate are too few for a ranker", n)
-        return None
-    examples, labels, users = [], [], []
-    for a, some in zip(windows, picked):
-        examples.append(a.builder(run, like).build(a.window.histories.take(some), a.candidates.take(some)))
-        labels.append(a.labels[rows_of(a.candidates.offsets, some)[1]])
-        users.append(a.window.users[some])
-    whole, marks = join(examples), np.concatenate(labels)
-    kept_out = validation_users(np.concatenate(users), 0.2, run)
-    taught, held = np.flatnonzero(~kept_out), np.flatnonzero(kept_out)
-    fitted = copy.deepcopy(ranker)
-    fitted.fit(
-        whole.take(taught),
-        marks[rows_of(whole.offsets, taught)[1]],
-        valid=(whole.take(held), marks[rows_of(whole.offsets, held)[1]]),
-        run=run,
-    )
-    return fitted
-
-
-def validation_users(users: np.ndarray, share: float, run: Run) -> np.ndarray:
-    """bool[n]: requests of about this share of the users, drawn at random, all requests of a user together.
-
-    users: int64[n], whose each request is.
-    """
-    everyone, of = np.unique(users, return_inverse=True)
-    out = run.rng(62).permutation(len(everyone)) < max(1, round(share * len(everyone)))
-    return out[of] if len(everyone) > 1 else np.zeros(len(users), dtype=bool)
 
 
 def _joined(windows: list[WindowCandidates]) -> tuple[Candidates, np.ndarray]:
@@ -367,38 +342,24 @@ def _joined(windows: list[WindowCandidates]) -> tuple[Candidates, np.ndarray]:
     return joined, np.concatenate([a.labels for a in windows])
 
 
-def _ablation(learned: list[WindowCandidates], evaluated: list[WindowCandidates], metric: str) -> dict[str, float]:
+def _ablation(
+    learned: list[WindowCandidates], evaluated: list[WindowCandidates], metric: str, run: Run, budget: TimeBudget
+) -> dict[str, float]:
     """What the weighted blend scores without each source: what that source adds is the difference to "none".
 
-    WindowResult on the windows to choose by, of weights from the windows to learn from; with one window alone there is
+    Measured on the windows to choose by, of weights from the windows to learn from; with one window alone there is
     nothing to say.
     """
     if not learned or len(evaluated[0].candidates.sources) < 2:
         return {}
     figures = {}
     for left_out in (None, *evaluated[0].candidates.sources):
-        weights = _weights([_without_source(a, left_out) for a in learned])
-        reduced = [_without_source(a, left_out) for a in evaluated]
+        before, reduced = (
+            [a if left_out is None else a.without(left_out) for a in windows] for windows in (learned, evaluated)
+        )
+        weights = _weights(before, run, budget)
         values = [
             blending.metric_values(a.candidates, weighted(a, weights), a.labels, a.relevant, metric) for a in reduced
         ]
         figures[left_out or "none"] = float(np.concatenate(values).mean())
     return figures
-
-
-def _without_source(a: WindowCandidates, source: str | None) -> WindowCandidates:
-    """A window as it would be without a source."""
-    if source is None:
-        return a
-    candidates = a.candidates
-    columns = [at for at, name in enumerate(candidates.sources) if name != source]
-    remaining = (candidates.ranks[:, columns] >= 0).any(axis=1)
-    counts = np.bincount(candidates.owners[remaining], minlength=len(candidates))
-    reduced = Candidates(
-        np.concatenate([[0], np.cumsum(counts)]),
-        candidates.items[remaining],
-        tuple(candidates.sources[at] for at in columns),
-        candidates.scores[remaining][:, columns],
-        candidates.ranks[remaining][:, columns],
-    )
-    return dataclasses.replace(a, candidates=reduced, labels=a.labels[remaining])

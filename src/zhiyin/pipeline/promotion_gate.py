@@ -113,6 +113,7 @@ def decide_promotion(
     metric: str = "ndcg@10",
     margin: float = MARGIN,
     exclude_seen: bool = True,
+    max_users: int | None = None,
     run: Run | None = None,
 ) -> Verdict:
     """Compare a model on the test part of a split with `Popular` and the model in use; see the module.
@@ -125,19 +126,23 @@ def decide_promotion(
     rivals: models in use, by name; none for the first model. One that cannot be fitted on this log (it lacks a
         column that the model reads, say) is not compared, and `why` says so.
     margin: share of a rival's metric that the candidate may lose, 0 for none.
+    max_users: where more can be evaluated, so many are, drawn at random; `why` says so.
     """
     run = run or Run()
     try:
         window = Window.of(split, exclude_seen)
     except DataError as error:
         return verdict_without_users(error.message, metric, margin, first=not rivals)
-    start = split.test.window[0]
-    models: dict[str, Recommender] = {"candidate": _fitted_before(candidate, split, start, run)}
+    of = ""
+    if max_users is not None and len(window) > max_users:
+        of = f" of {len(window):,}, for lack of time"
+        window = window.take(np.sort(run.rng(65).choice(len(window), max_users, replace=False)))
+    models: dict[str, Recommender] = {"candidate": fitted_before(candidate, split, run)}
     models["popular"] = Popular().fit(split.train, run)
     left_out = {}
     for name, rival in (rivals or {}).items():
         try:
-            models[name] = _fitted_before(rival, split, start, run)
+            models[name] = fitted_before(rival, split, run)
         except ZhiyinError as error:
             left_out[name] = error.message
     k = metric_k(metric) or 10
@@ -149,7 +154,7 @@ def decide_promotion(
         if name != "candidate":
             bound = 0.0 if name == "popular" else -margin * figures[name]
             tests[name] = _test(values["candidate"] - value, figures[name], bound, first, run)
-    why = f"{metric} {figures['candidate']:.4f} on {len(window):,} users; "
+    why = f"{metric} {figures['candidate']:.4f} on {len(window):,} users{of}; "
     why += "; ".join(test.describe(name, len(window), first) for name, test in tests.items())
     why += "".join(
         f"; {name} is not compared, it cannot learn from this log: {reason}" for name, reason in left_out.items()
@@ -176,15 +181,21 @@ def _test(gain: np.ndarray, figure: float, bound: float, first: bool, run: Run) 
     return PairedTest(figure, mean, low, high, bound, passed, needed)
 
 
-def _fitted_before(model: Recommender, split: Split, start: int, run: Run) -> Recommender:
-    """The model as it is where it cannot have seen the test part under the same codes; else a copy, fitted on train."""
-    if model.is_fitted:
-        context = model._context()
-        same = context.item_ids.values.equals(split.train.item_ids.values)
-        if same and (
-            context.fingerprint == split.train.fingerprint or (split.train.has_times and context.window[1] < start)
-        ):
-            return model
+def is_fitted_before(model: Recommender, split: Split) -> bool:
+    """Whether the model, as it is, cannot have seen the test part under the codes of the split."""
+    if not model.is_fitted:
+        return False
+    context = model._context()
+    return context.item_ids.values.equals(split.train.item_ids.values) and (
+        context.fingerprint == split.train.fingerprint
+        or (split.train.has_times and context.window[1] < split.test.window[0])
+    )
+
+
+def fitted_before(model: Recommender, split: Split, run: Run) -> Recommender:
+    """The model as it is where it cannot have seen the test part; else a copy, fitted on train."""
+    if is_fitted_before(model, split):
+        return model
     if isinstance(model, Pipeline) and model.is_fitted:
         return model.refit(split.train, run)
     fresh = copy.copy(model)

@@ -25,6 +25,9 @@ class DataSection(Section):
     items: str | None = key(None, "what is known of items; in a folder it is found by itself", "a text", "movies.csv")
     users: str | None = key(None, "what is known of users; in a folder it is found by itself", "a text", "users.csv")
     links: str | None = key(None, "who follows or befriends whom, two columns of users", "a text", "friends.csv")
+    images: str | None = key(
+        None, "folder of the pictures of items, named by item id or by a column of paths", "a text", "pictures"
+    )
     query: str | None = key(
         None,
         "the SQL query that gives the events of a database",
@@ -53,6 +56,7 @@ class ColumnsSection(Section):
     kind: str | None = key(None, "what was done: view, cart, purchase, ...", "a text", "event")
     item_id: str | None = key(None, "key column of the items table", "a text", "id")
     user_id: str | None = key(None, "key column of the users table", "a text", "id")
+    image: str | None = key(None, "column of the items: the path of the picture", "a text", "picture")
     link_user: str | None = key(None, "column of the links: who", "a text", "user_id")
     link_other: str | None = key(None, "column of the links: whom", "a text", "friend_id")
     link_weight: str | None = key(None, "column of the links: how much, above 0", "a text", "weight")

@@ -60,6 +60,7 @@ def read_arguments(
         "items": resolved(data.items, base),
         "users": resolved(data.users, base),
         "links": resolved(data.links, base),
+        "images": resolved(data.images, base),
         "columns": columns or None,
         "weights": config.weights or None,
         "query": data.query,

@@ -9,6 +9,7 @@ from typing import Any
 
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.pictures import find_pictures, split_image_column
 from zhiyin.engines.spark.engine import SparkEngine
 from zhiyin.engines.spark.evaluation import evaluate_on_workers, write_window
 from zhiyin.engines.spark.event_log import EventLog
@@ -30,9 +31,11 @@ class SparkWork:
         self._published: EventLog | None = None
         self._windows: dict[int, tuple[Window, Path]] = {}
 
-    def read(self, run: Run | None = None, **arguments: Any) -> Dataset:
+    def read(self, run: Run | None = None, images: Any = None, **arguments: Any) -> Dataset:
         """As `zhiyin.read`, with its arguments."""
+        arguments["columns"], image = split_image_column(arguments.get("columns"))
         self._log = read_log(self.engine, run=run, **arguments)
+        self._log.data.images = find_pictures(images, image, self._log.data.items)
         return self._log.data
 
     def write_shards(self, data: Dataset, folder: Path, n_shards: int, run: Run) -> Path:
