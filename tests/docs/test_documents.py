@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[2]
 # The translation of the first has its blocks, which is tested; they run once.
 TRANSLATION = "README.zh-CN.md"
 DOCUMENTS = ("README.md", TRANSLATION, "docs/guide.md", "docs/ads.md", "docs/architecture.md", "docs/benchmarks.md",
+             "docs/click_through.md",
              "docs/decisions.md", "docs/dependencies.md", "docs/experiments.md", "docs/flink.md", "docs/off_policy.md",
              "docs/policies.md", "docs/ratings.md", "docs/reviews_and_cold_users.md", "docs/social.md", "docs/spark.md",
              "docs/testing.md",

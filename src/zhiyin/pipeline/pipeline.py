@@ -157,12 +157,13 @@ class Pipeline(Recommender):
         to judge, at the price of one fit of each source.
         """
         self._context()
+        if self.goal_ != "ranking":
+            raise ConfigError(f"a version for {self.goal_} is trained anew", remedy=f"zhiyin train --goal {self.goal_}")
         run = run or Run()
         refitted = type(self)(**settings_of(self))
         refitted.sources_ = {name: model.fit(data, run) for name, model in self._parse_sources().items()}  # type: ignore[misc]
         refitted.choices_, refitted.weights_ = dict(self.choices_), self.weights_  # type: ignore[misc]
         refitted.report_, refitted.ranker_, refitted.builder_ = self.report_, self.ranker_, None  # type: ignore[misc]
-        refitted.goal_ = self.goal_  # type: ignore[misc]
         if self.builder_ is not None:
             refitted.builder_ = FeatureBuilder.learn(data, refitted.sources_, like=self.builder_, run=run)  # type: ignore[misc]
         refitted.context_ = TrainingContext.of(data, run)  # type: ignore[misc]

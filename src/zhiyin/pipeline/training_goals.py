@@ -61,6 +61,18 @@ GOALS: dict[str, TrainingGoal] = {
             "rmse",
             "zhiyin.pipeline.rating_training:train_rating_version",
         ),
+        TrainingGoal(
+            "ctr",
+            "events that say what was displayed, and clicks",
+            "log-loss",
+            "zhiyin.pipeline.click_training:train_click_version",
+        ),
+        TrainingGoal(
+            "cvr",
+            "events that say what was displayed, clicks and purchases",
+            "log-loss",
+            "zhiyin.pipeline.click_training:train_purchase_version",
+        ),
     )
 }
 

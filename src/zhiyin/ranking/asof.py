@@ -54,6 +54,7 @@ class AsOf:
     content: CSR float32[n_items, v], content vectors of length 1; or None.
     last: number of newest events of the history that the features of neighbours, content and recent categories use.
     session_gap: microseconds without an event that end a session.
+    rates: whether there are features of the user's rate of positive events by category.
 
     Attributes
     ----------
@@ -76,6 +77,7 @@ class AsOf:
     content: sparse.csr_matrix | None = None
     last: int = 20
     session_gap: int = 30 * UNITS["m"]
+    rates: bool = False
 
     @classmethod
     def learn(
@@ -89,6 +91,7 @@ class AsOf:
         content: sparse.csr_matrix | None = None,
         last: int = 20,
         session_gap: str = "30m",
+        rates: bool = False,
         like: AsOf | None = None,
     ) -> AsOf:
         """Index a log.
@@ -139,6 +142,7 @@ class AsOf:
             None if content is None else sparse.csr_matrix(content, dtype=np.float32),
             last,
             microseconds(session_gap),
+            rates if like is None else like.rates,
         )
 
     def __post_init__(self) -> None:
@@ -161,6 +165,7 @@ class AsOf:
             (kernels.DESCRIBED, self.content is not None),
             (kernels.N_CATEGORIES, len(self.categories)),
             (kernels.N_NEIGHBORS, len(self.neighbors)),
+            (kernels.RATES, self.rates),
         ):
             table.put_int(slot, value)
         table.put(kernels.SPANS, np.array([microseconds(window) for window in self.windows], dtype=np.int64), np.int64)
@@ -202,7 +207,7 @@ class AsOf:
             pair.append("pair idle hours")
         names = [*item, *user, *pair]
         for name in self.categories:
-            names += [f"{name} share", f"{name} share recent"]
+            names += [f"{name} share", f"{name} share recent"] + [f"{name} rate"] * self.rates
         if self.prices is not None:
             names.append("price ratio")
         for name in self.neighbors:
@@ -308,7 +313,7 @@ class AsOf:
         """The whole index as a flat dictionary of JSON values and arrays; CSR as three arrays."""
         state: dict[str, Any] = {
             name: getattr(self, name)
-            for name in ("has_times", "kinds", "counted", "windows", "latest", "last", "session_gap")
+            for name in ("has_times", "kinds", "counted", "windows", "latest", "last", "session_gap", "rates")
         }
         for part in ("log", "recent"):
             state |= {f"{part}.{name}": value for name, value in getattr(self, part).state().items()}
@@ -354,6 +359,7 @@ class AsOf:
             matrices["content"].get(""),
             state["last"],
             state["session_gap"],
+            bool(state.get("rates", False)),
         )
 
 

@@ -42,11 +42,13 @@ LOG1P_TABLE = np.log1p(np.arange(4096)).astype(np.float32)
 (
     TIMED, SIGNS, VALUES, LAST, SESSION_GAP, N_KINDS, SPANS,
     OWN_OFFSETS, OWN_ITEMS, OWN_WEIGHTS, OWN_VALUES, OWN_KINDS,
-    PRICED, LOG_PRICES, DESCRIBED, N_CATEGORIES, N_NEIGHBORS, FIRST_MATRIX,
-) = range(18)  # fmt: skip
+    PRICED, LOG_PRICES, DESCRIBED, N_CATEGORIES, N_NEIGHBORS, RATES, FIRST_MATRIX,
+) = range(19)  # fmt: skip
 # Slots of a CSR matrix, from FIRST_MATRIX on: the content vectors, then the categories, then the neighbours.
 INDPTR, INDICES, DATA, WIDTH, MATRIX_SLOTS = range(5)
 _NEVER = -(2**62)
+# Events that the prior of a rate weighs as much as: of a category, the rate of the user; of a user, one in RARE.
+PRIOR_EVENTS, RARE = 10.0, 20.0
 
 
 @kernel
@@ -332,6 +334,44 @@ def shares(matrix, history, last, items, sums, out, first, column):
                 all_counts[indices[place]] = 0
                 recent_counts[indices[place]] = 0
     return column + 2
+
+
+@kernel
+def rates(matrix, history, items, sums, out, first, column):
+    """Log of how much likelier the user's events in the categories of the candidate are positive than all of theirs.
+
+    r_c = (positive_c + PRIOR_EVENTS · u) / (events_c + PRIOR_EVENTS), u = (positive + 1) / (events + RARE); the feature
+    is log(mean of r_c over the categories / u). Where displays are events of weight 0, r_c is a smoothed click rate.
+    """
+    history_items, weights, _, _ = history
+    indptr, indices, data, width = matrix
+    positive, events = sums[:width], sums[width : 2 * width]
+    n_items, n_positive = len(indptr) - 1, 0
+    for event in range(len(history_items)):
+        item, liked = history_items[event], weights[event] > 0
+        n_positive += liked
+        if item < n_items:
+            for place in range(indptr[item], indptr[item + 1]):
+                if data[place] != 0:
+                    events[indices[place]] += 1
+                    positive[indices[place]] += liked
+    overall = (n_positive + 1.0) / (len(history_items) + RARE)
+    for at in range(len(items)):
+        item, total, n_categories = items[at], 0.0, 0
+        if item < n_items:
+            for place in range(indptr[item], indptr[item + 1]):
+                if data[place] != 0:
+                    code = indices[place]
+                    n_categories += 1
+                    total += (positive[code] + PRIOR_EVENTS * overall) / (events[code] + PRIOR_EVENTS)
+        out[column, first + at] = np.log(total / (n_categories * overall)) if n_categories else np.nan
+    for event in range(len(history_items)):
+        item = history_items[event]
+        if item < n_items:
+            for place in range(indptr[item], indptr[item + 1]):
+                events[indices[place]] = 0
+                positive[indices[place]] = 0
+    return column + 1
 
 
 @kernel

@@ -186,6 +186,8 @@ class FeatureBuilder:
     item_rows: encoded columns of all items.
     borrowed: source and attribute of each neighbour table that belongs to a source.
     notes: decisions on columns, as sentences.
+    constants: numbers by name that are the same for all requests when serving, such as the position; training sets
+        them in its examples.
     """
 
     index: AsOf
@@ -196,6 +198,7 @@ class FeatureBuilder:
     item_rows: EncodedColumns | None
     borrowed: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    constants: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def learn(
@@ -210,6 +213,8 @@ class FeatureBuilder:
         price: str | None = None,
         neighbors: Mapping[str, sparse.csr_matrix] | None = None,
         windows: Sequence[str] | None = None,
+        rates: bool = False,
+        constants: Mapping[str, float] | None = None,
         like: FeatureBuilder | None = None,
         run: Run | None = None,
     ) -> FeatureBuilder:
@@ -224,6 +229,8 @@ class FeatureBuilder:
         price: item column with the price; guessed by name where None.
         neighbors: item-to-item tables to use instead of those of the sources; see `AsOf`.
         windows: durations over which events are counted; 1d, 7d and 30d where None.
+        rates: add features of the user's rate of positive events by category; see `AsOf`.
+        constants: see the class.
         like: a builder of the same log up to another moment, whose columns and codes this one is to have, so that
             examples of both can be joined.
         """
@@ -258,10 +265,12 @@ class FeatureBuilder:
             extra["windows"] = like.index.windows
         if like is not None:
             extra["content"] = _like_content(extra.get("content"), like.index.content, data.n_items)
-        index = AsOf.learn(data, neighbors=neighbors, like=None if like is None else like.index, **extra)
+        index = AsOf.learn(data, neighbors=neighbors, rates=rates, like=None if like is None else like.index,
+                           **extra)  # fmt: skip
         for note in notes:
             log.debug("features: %s", note)
-        return cls(index, names, *blocks, item_rows, borrowed, tuple(notes))
+        fixed = dict(constants or {}) if like is None else dict(like.constants)
+        return cls(index, names, *blocks, item_rows, borrowed, tuple(notes), fixed)
 
     def __post_init__(self) -> None:
         block_names = {block.prefix: block.named() for block in self._blocks}
@@ -272,6 +281,7 @@ class FeatureBuilder:
             *self.index.names,
             *source_names,
             *(name for numbers, _, _ in block_names.values() for name in numbers),
+            *self.constants,
         )
         self.code_names = tuple(name for _, codes, _ in block_names.values() for name in codes)
         self.cards = tuple(card for _, _, cards in block_names.values() for card in cards)
@@ -305,6 +315,11 @@ class FeatureBuilder:
         Raises ConfigError for candidates of other sources, DataError where the numbers of requests differ.
         """
         index = self.index if index is None else index
+        if not self.sources:  # it has no features of sources: whoever named an item makes no difference
+            nothing = len(candidates.items), 0
+            candidates = dataclasses.replace(
+                candidates, sources=(), scores=np.zeros(nothing, np.float32), ranks=np.zeros(nothing, np.int32)
+            )
         if candidates.sources != self.sources:
             given, learned = ", ".join(candidates.sources), ", ".join(self.sources)
             raise ConfigError(f"candidates of {given} are not of {learned}", remedy="the sources the builder was given")
@@ -374,7 +389,7 @@ class FeatureBuilder:
         table.put_int(kernels.DESCRIBED, rows is not None)
         table.put_int(kernels.OF_TREES, bag_codes is not None)
         table.put_int(kernels.N_BAGS, len(bags))
-        n_request_numbers = sum(block.unknown.n_numbers for block in self._request_blocks)
+        n_request_numbers = sum(block.unknown.n_numbers for block in self._request_blocks) + len(self.constants)
         table.put_int(kernels.N_REQUEST_NUMBERS, n_request_numbers)
         if rows is not None:
             table.put(kernels.ITEM_NUMBERS, rows.numbers, np.float32)
@@ -406,8 +421,9 @@ class FeatureBuilder:
         moments: int64[n]. bag_codes: as in `layout_of_trees`.
         """
         n, of = len(histories), bag_codes or {}
+        fixed = np.tile(np.array(list(self.constants.values()), np.float32), (n, 1))
         if not self._request_blocks:
-            return RequestColumns(np.zeros((n, 0), np.float32), np.zeros((n, 0), np.int32), {})
+            return RequestColumns(fixed, np.zeros((n, 0), np.int32), {})
         numbers, flags, codes, bags = [], [], [], {}
         for block, frame in ((self.users, histories.features), (self.context, context)):
             if block is None:
@@ -420,7 +436,7 @@ class FeatureBuilder:
                 bags[name] = bag
                 if name in of:
                     flags.append(bag_flags(bag, of[name]))
-        return RequestColumns(np.concatenate([*numbers, *flags], axis=1), np.concatenate(codes, axis=1), bags)
+        return RequestColumns(np.concatenate([*numbers, fixed, *flags], axis=1), np.concatenate(codes, axis=1), bags)
 
     @staticmethod
     def moments(histories: Histories, index: AsOf) -> np.ndarray:
@@ -452,7 +468,8 @@ class FeatureBuilder:
             state["rows.bags"] = [(name, size) for name, (_, _, size) in rows.bags.items()]
             for at, (offsets, words, _) in enumerate(rows.bags.values()):
                 state |= {f"rows.bag.{at}.offsets": offsets, f"rows.bag.{at}.words": words}
-        return state | {"sources": self.sources, "borrowed": self.borrowed, "notes": self.notes}
+        return state | {"sources": self.sources, "borrowed": self.borrowed, "notes": self.notes,
+                        "constants": self.constants}  # fmt: skip
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], sources: Mapping[str, Recommender] | None = None) -> FeatureBuilder:
@@ -491,6 +508,7 @@ class FeatureBuilder:
             rows,
             borrowed,
             tuple(state["notes"]),
+            dict(state.get("constants", {})),
         )
 
     def save(self, folder: Any) -> None:

@@ -67,6 +67,8 @@ def write_features(
     newest, n_categories = int_at(index, asof.LAST), int_at(index, asof.N_CATEGORIES)
     for number in range(n_categories):
         column = asof.shares(asof.matrix_at(index, 1 + number), history, newest, items, sums, out, to, column)
+        if int_at(index, asof.RATES):
+            column = asof.rates(asof.matrix_at(index, 1 + number), history, items, sums, out, to, column)
     if int_at(index, asof.PRICED):
         column = asof.price(float32_at(index, asof.LOG_PRICES), history, items, out, to, column)
     for number in range(int_at(index, asof.N_NEIGHBORS)):

@@ -46,6 +46,9 @@ class TrainSection(Section):
         'one of "ranking", "ctr", "cvr", "rating"',
     )
     display: str = key("impression", "kind of the events that say that an item was displayed", "a text")
+    click_window: str = key(
+        "1d", "an event this long after a display is of the display: a click, or a purchase", 'a duration such as "1d"'
+    )
     margin: float = key(
         0.02,
         "share of the metric of what is in use that a version of --budget may lose",
@@ -53,6 +56,13 @@ class TrainSection(Section):
         ge=0,
         le=0.5,
     )
+
+    @field_validator("click_window")
+    @classmethod
+    def _click_window(cls, window: str) -> str:
+        if not is_duration(window):
+            raise ValueError
+        return window
 
 
 class EvaluateSection(Section):
