@@ -4,6 +4,7 @@
     python benchmarks/store.py speed --postgres postgresql://u@/db     # and a PostgreSQL; its tables are filled
     python benchmarks/store.py fast-path                               # SQLite with and without SQLAlchemy
     python benchmarks/store.py log --folder /tmp/log                   # an empty log and one of 10 M events
+    python benchmarks/store.py columns --folder /tmp/log               # the log of 10 M events read into frames
     python benchmarks/store.py kills --times 200                       # kill -9 under load, reopen, count
     python benchmarks/store.py kills --workers 2 --events 300000       # a service of two workers over HTTP, SQLite
     python benchmarks/store.py kills --workers 2 --servers             # on a PostgreSQL and a Redis, which die too
@@ -13,8 +14,11 @@
 
 `log` prints, of an empty SQLite log and of one of `--events` events (made in the folder where it is not there yet):
 events a second over `--measured` events, so that merges of the indexes run meanwhile, in batches of 100, with ids of
-the store and with random ones of clients, and one at a time; processor time an event; the time to read histories of
-about 100 events of 100,000 users, to open the store with the tail as it is, and the size of the file.
+the store and with random ones of clients, one at a time, and by two processes; processor time an event, and of an event
+that is merged at the end; the time to read histories of about 100 events of 100,000 users, to open the store with the
+tail as it is, and the size of the file.
+
+`columns` prints the processor time of an event that is read into a frame, as columns and as rows.
 
 `fast-path` prints the processor time of the statements that `store/sqlite_fast_path.py` takes past SQLAlchemy, by both
 ways, the least of several rounds in turn.
@@ -28,6 +32,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import signal
@@ -43,6 +48,7 @@ from typing import Any
 
 import numpy as np
 
+from zhiyin.store import event_log
 from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store
@@ -149,12 +155,14 @@ def log_speed(folder: Path, n_events: int, n_measured: int) -> None:
     rates: dict[str, list[float]] = {}
     for path in (empty, large):
         begun = time.perf_counter()
+        used = time.process_time()
         store = Store(path)
         store.history("0", 1)
-        seconds = time.perf_counter() - begun
+        seconds, used = time.perf_counter() - begun, time.process_time() - used
         n_tail = len(store._fast_path.index.tail)  # type: ignore[union-attr]
-        print(f"{path.stem}: {store.count():,} events, {path.stat().st_size / 1e6:,.0f} MB, "
-              f"{n_tail:,} of them in the tail; opened and its tail read in {seconds:.2f} s", flush=True)  # fmt: skip
+        print(f"{path.stem}: {store.count():,} events, {path.stat().st_size / 1e6:,.0f} MB, {n_tail:,} of them in the "
+              f"tail; opened and its tail read in {seconds:.2f} s, {used:.2f} s of processor time",
+              flush=True)  # fmt: skip
         writer = GroupCommitWriter(store)
         for label, threads, batch, own_ids, share in (
             ("4 threads, batches of 100", 4, 100, False, 1.0),
@@ -169,6 +177,17 @@ def log_speed(folder: Path, n_events: int, n_measured: int) -> None:
             print(f"  {label:32} {rate:9,.0f} events/s; {each:.1f} µs of processor time an event; "
                   f"acknowledged in {quantiles(waits)} ms, at most {waits[-1]:.0f}", flush=True)  # fmt: skip
         writer.close()
+        two = appended_by_two(path, n_measured // 4)
+        print(f"  two processes of 4 threads, 100   {sum(one['rate'] for one in two):9,.0f} events/s; "
+              f"{statistics.mean(one['each'] for one in two):.1f} µs of processor time an event; acknowledged in "
+              + " and ".join(f"{one['p50']:.1f} (p99 {one['p99']:.1f}, at most {one['most']:.0f})" for one in two)
+              + " ms", flush=True)  # fmt: skip
+        rates.setdefault("two processes", []).append(sum(one["rate"] for one in two))
+        begun, used = time.perf_counter(), time.process_time()
+        n_left = store.last_seq - store._fast_path.index.mark  # type: ignore[union-attr]
+        store.merge_events()
+        print(f"  {n_left:,} events merged: {1e6 * (time.process_time() - used) / max(1, n_left):.1f} µs of processor "
+              f"time an event; {time.perf_counter() - begun:.1f} s", flush=True)  # fmt: skip
         times = []
         for user in rng.integers(0, 100_000, 4_000).tolist():
             begun = time.perf_counter()
@@ -181,6 +200,39 @@ def log_speed(folder: Path, n_events: int, n_measured: int) -> None:
         print(f"{label}: {of_empty / of_large:.2f} times as fast into the empty log", flush=True)
     for path in folder.glob(f"{empty.name}*"):
         path.unlink()
+
+
+def appended_by_two(path: Path, n_events: int) -> list[dict[str, float]]:
+    """Figures of two processes that append batches of 100 by 4 threads at once, so many events each."""
+    command = [sys.executable, __file__, "append", "--folder", str(path), "--measured", str(n_events)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    return [json.loads(process.communicate()[0]) for process in processes]
+
+
+def append(path: Path, n_events: int) -> None:
+    """What each of the two prints."""
+    store = Store(path)
+    store.load_tail()
+    writer, used = GroupCommitWriter(store), time.process_time()
+    rate, waits = sustained(writer, 4, 100, False, n_events)
+    each = 1e6 * (time.process_time() - used) / n_events
+    writer.close()
+    store.close()
+    figures = {"p50": statistics.median(waits), "p99": waits[int(0.99 * len(waits))], "most": waits[-1]}
+    print(json.dumps({"rate": rate, "each": each, **figures}))
+
+
+def columns(path: Path, n_events: int = 2_000_000) -> None:
+    """Processor time of an event that is read into a frame."""
+    store, names = Store(path), ("seq", "user", "item", "time", "kind", "value")
+    for label, minimum in (("columns", event_log.MIN_COLUMN_ROWS), ("rows", sys.maxsize)):
+        event_log.MIN_COLUMN_ROWS = minimum
+        store.events(0, 25_000, names)
+        after, n_read, used = 0, 0, time.process_time()
+        while n_read < n_events and len(part := store.events(after, 25_000, names)):
+            after, n_read = int(part["seq"][-1]), n_read + len(part)
+        print(f"  {label:8} {1e6 * (time.process_time() - used) / max(1, n_read):.2f} µs of processor time an event")
+    store.close()
 
 
 def sustained(
@@ -258,6 +310,7 @@ from zhiyin.store.store import Store
 from zhiyin.store.records import Event
 from zhiyin.store.traces import Trace
 from zhiyin.store.trace_writer import TraceWriter
+from zhiyin.store import event_log
 from zhiyin.store.group_commit import GroupCommitWriter
 
 event_merge.MERGE_EVENTS, event_merge.MAX_TAIL_EVENTS = 100, 200
@@ -312,7 +365,7 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "log", "fast-path", "kills"])
+    parser.add_argument("what", choices=["speed", "log", "append", "columns", "fast-path", "kills"])
     parser.add_argument("--postgres", help="address of a PostgreSQL whose tables may be filled")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--times", type=int, default=200, help="kills")
@@ -326,6 +379,12 @@ def main() -> None:
     if given.what == "log":
         place = Path(given.folder or tempfile.mkdtemp())
         log_speed(place, 10_000_000 if given.events is None else given.events, given.measured)
+        return
+    if given.what == "append":
+        append(Path(given.folder), given.measured)
+        return
+    if given.what == "columns":
+        columns(Path(given.folder) / "log.db")
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         if given.what == "kills" and given.workers is not None:

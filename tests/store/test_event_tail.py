@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sqlalchemy")
@@ -23,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.conformance.store import NOW, StoreConformance, event, until
 from tests.examples import examples
-from zhiyin.store import event_merge, event_tail
+from zhiyin.store import event_index, event_log, event_merge, event_tail
 from zhiyin.store.errors import StoreFullError
 from zhiyin.store.event_tail import KEYS, LIST, USER, EventTail
 from zhiyin.store.records import Event
@@ -42,6 +43,14 @@ def _set_small(patch: Any) -> None:
     patch.setattr(event_merge, "MIN_STEP_EVENTS", 3)
     patch.setattr(event_merge, "MAX_STEP_EVENTS", 3)
     patch.setattr(event_merge, "FIRST_STEP_EVENTS", 3)
+
+
+def _read_columns(patch: Any) -> None:
+    """As few events as are there are read as columns."""
+    for module in (event_index, event_log, event_merge):
+        patch.setattr(module, "MIN_COLUMN_ROWS", 1)
+    patch.setattr(event_index, "ROWS_PER_FETCH", 3)
+    patch.setattr(event_merge, "ROWS_PER_READ", 4)
 
 
 def mark_of(store: Store) -> int:
@@ -96,6 +105,55 @@ def test_a_tail_finds_what_was_added(rows: list[tuple[int, str, str | None]], cu
         assert len(tail) == sum(row[0] > tail.complete_after for row in added)
 
 
+@settings(max_examples=examples(60), deadline=None)
+@given(rows=_tail_rows, cuts=st.lists(st.integers(0, 80), max_size=6), marks=st.lists(st.integers(0, 240), max_size=3))
+def test_columns_are_added_as_rows_are(
+    rows: list[tuple[int, str, str | None]], cuts: list[int], marks: list[int]
+) -> None:
+    """Rows and columns in turn, with segments compacted and left to the disk between."""
+    with pytest.MonkeyPatch.context() as patch:
+        _set_small(patch)
+        tail, seq, added = EventTail(), 0, []
+        for step, user, list_id in rows:
+            seq += step
+            added.append((seq, user, f"id{seq}", list_id))
+        left = sorted(marks, reverse=True)
+        for number, (start, end) in enumerate(zip([0, *sorted(cuts)], [*sorted(cuts), len(added)], strict=True)):
+            part = added[max(0, start - 3) : end]
+            if number % 2 and part:
+                seqs, users, ids, lists = zip(*part, strict=True)
+                tail.extend_columns(np.array(seqs), users, ids, lists)
+            else:
+                tail.extend(part)
+            while tail.compact():
+                pass
+            if left:
+                tail.drop_until(left.pop())
+        for key in KEYS:
+            for name in {row[1 + key] for row in added if row[1 + key] is not None} | {"none"}:
+                expected = [row[0] for row in added if row[1 + key] == name and row[0] > tail.complete_after]
+                assert [seq for seq in tail.seqs_of(key, name) if seq > tail.complete_after] == expected
+                found = [seq for seq in tail.seqs_of_any(key, [name, "other"]) if seq > tail.complete_after]
+                assert found == expected
+        assert tail.complete_after <= max(marks, default=0)
+
+
+def test_many_segments_become_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set_small(monkeypatch)
+    tail = EventTail()
+    tail.extend([(seq, f"u{seq % 3}", f"e{seq}", None) for seq in range(1, 1_000)])
+    before = len(tail._segments)
+    while tail.compact():
+        pass
+    assert before > 60
+    assert len(tail._segments) < 12
+    assert tail.seqs_of(USER, "u1") == list(range(1, 1_000, 3))
+    tail.drop_until(500)
+    assert tail.seqs_of(USER, "u1") == [seq for seq in range(1, 1_000, 3) if seq > 500]
+    assert len(tail) == 499
+    assert tail.complete_after == 500
+
+
 def test_two_texts_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_tail, "hash", lambda text: len(text), raising=False)
     store = Store(tmp_path / "shop.db")
@@ -133,6 +191,17 @@ class TestMerged(StoreConformance):
 
     @pytest.fixture
     def store(self, address: str, small_parts: None) -> Iterator[Store]:
+        opened = MergedStore(address)
+        yield opened
+        opened.close()
+
+
+class TestMergedByColumns(TestMerged):
+    """The same where tails, merges and frames are read as columns."""
+
+    @pytest.fixture
+    def store(self, address: str, small_parts: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+        _read_columns(monkeypatch)
         opened = MergedStore(address)
         yield opened
         opened.close()
@@ -215,6 +284,44 @@ def test_much_is_merged_beside_and_who_appends_faster_takes_part(
     store.close()
 
 
+def test_a_larger_log_is_merged_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_merge, "MERGE_EVENTS", 10)
+    monkeypatch.setattr(event_merge, "MAX_MERGE_EVENTS", 30)
+    monkeypatch.setattr(event_merge.EventMerge, "_start_thread", lambda self: None)
+    store = Store(tmp_path / "shop.db")
+    merge, expected = store._merge, [(0, 10), (290, 15), (600, 30)]
+    assert merge is not None
+    for n_more, n_events in expected:
+        store.append([event(n) for n in range(store.last_seq, store.last_seq + n_more)])
+        while merge.step():
+            pass
+        store.append([event(n) for n in range(store.last_seq, store.last_seq + n_events - 1)])
+        assert (merge.merge_events, merge.step(merge.merge_events)) == (n_events, 0)
+        store.append([event(store.last_seq)])
+        assert merge.step(merge.merge_events) > 0
+        while merge.step():
+            pass
+    store.close()
+
+
+def test_keys_are_sorted_as_sqlite_sorts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = ["b", "a", "é", "知音", "😀", "\uffee", "B", "a b", "a", "Z"]
+    store, merge = Store(tmp_path / "shop.db"), {}
+    store.append([
+        Event(user, "i", NOW + n, id=f"{user}-{n}", list_id=f"l {user}" if n % 2 else None)
+        for n, user in enumerate(users * 3)
+    ])  # fmt: skip
+    for minimum in (sys.maxsize, 1):
+        monkeypatch.setattr(event_merge, "MIN_COLUMN_ROWS", minimum)
+        plan = store._merge._new_plan(1)  # type: ignore[union-attr]
+        assert plan is not None
+        merge[minimum] = [list(seqs) for _, seqs in plan.entries]
+        store._merge._end()  # type: ignore[union-attr]
+    assert merge[1] == merge[sys.maxsize]
+    assert [len(seqs) for seqs in merge[1]] == [30, 30, 15]
+    store.close()
+
+
 def test_of_two_processes_one_merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_parts: None) -> None:
     first, second = Store(tmp_path / "shop.db"), Store(tmp_path / "shop.db")
     first.append([event(n) for n in range(10)])
@@ -279,11 +386,13 @@ def test_a_backup_in_the_middle_of_a_merge(tmp_path: Path, small_parts: None) ->
 CHILD = """
 import os, random, signal, sys
 from contextlib import contextmanager
-from zhiyin.store import event_merge, event_tail
+from zhiyin.store import event_index, event_merge, event_tail
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store
 
 path, name, seed, steps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+if seed > 2:  # tails and plans of merges are read as columns
+    event_index.MIN_COLUMN_ROWS = event_merge.MIN_COLUMN_ROWS = 1
 event_merge.MERGE_EVENTS, event_merge.MAX_TAIL_EVENTS = 60, 120
 event_merge.MIN_STEP_EVENTS = event_merge.MAX_STEP_EVENTS = event_merge.FIRST_STEP_EVENTS = 17
 event_tail.SEGMENT_EVENTS, event_tail.MAX_SEGMENT_EVENTS = 16, 64
@@ -332,7 +441,7 @@ def run_children(path: Path, children: list[tuple[str, int, int]]) -> list[tuple
     return results
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_no_kill_in_the_middle_of_a_merge_loses_or_doubles(seed: int, tmp_path: Path) -> None:
     path, acknowledged = tmp_path / "shop.db", set[str]()
     for round, steps in enumerate((1, 9)):
@@ -385,10 +494,14 @@ _events = st.lists(
 class EventsAgainstAModel(RuleBasedStateMachine):
     """Two stores on one file, and a list of events in memory."""
 
+    by_columns = False
+
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         _set_small(self.patch)
+        if self.by_columns:
+            _read_columns(self.patch)
         self.model: list[Event] = []
         self.highest = 0
 
@@ -468,9 +581,14 @@ MACHINE_FOLDER: list[Path] = []
 MACHINE_NUMBERS = iter(range(10**9))
 
 
-def test_against_a_model(tmp_path: Path) -> None:
+class ColumnsAgainstAModel(EventsAgainstAModel):
+    by_columns = True
+
+
+@pytest.mark.parametrize("machine", [EventsAgainstAModel, ColumnsAgainstAModel])
+def test_against_a_model(tmp_path: Path, machine: type[RuleBasedStateMachine]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     MACHINE_FOLDER[:] = [tmp_path]
     limits = settings(max_examples=examples(15), stateful_step_count=25, deadline=None)
-    run_state_machine_as_test(EventsAgainstAModel, settings=limits)
+    run_state_machine_as_test(machine, settings=limits)

@@ -15,20 +15,25 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from zhiyin.store.event_tail import ID, LIST, USER, EventTail, Key
 from zhiyin.store.records import EVENT_FIELDS
 from zhiyin.store.tables import EVENT_IDS, EVENT_LISTS, EVENTS_INDEXED, EVENTS_OF_USER
 
-# Rows that are read at once into the tail.
-ROWS_PER_FETCH = 50_000
+if TYPE_CHECKING:
+    import polars as pl
+
+# Rows that are read at once into the tail; from how many on columns are read, which takes compiled code.
+ROWS_PER_FETCH, MIN_COLUMN_ROWS = 50_000, 20_000
 _names = ", ".join(f'"{name}"' for name in EVENT_FIELDS)
 _STATE = f"""
     SELECT (SELECT CAST(value AS INTEGER) FROM meta WHERE key = '{EVENTS_INDEXED}'), (SELECT max(seq) FROM events)
 """
 _ROWS_AFTER = 'SELECT seq, "user", id, list_id FROM events WHERE seq > ? AND seq <= ? ORDER BY seq'
+_COLUMNS_AFTER = {"seq": "integer", "user": "text", "id": "text", "list_id": "text"}
 _COLUMNS: dict[Key, str] = {USER: '"user"', ID: "id", LIST: "list_id"}
 _TABLES: dict[Key, str] = {USER: EVENTS_OF_USER.name, ID: EVENT_IDS.name, LIST: EVENT_LISTS.name}
 NEWEST_INDEXED = f"""
@@ -40,11 +45,21 @@ _USER_FIELD = EVENT_FIELDS.index("user")
 
 
 class EventIndex:
-    """Finds events by user, id and list."""
+    """Finds events by user, id and list in the SQLite file at `path`."""
 
-    def __init__(self) -> None:
-        self.tail = EventTail()
+    def __init__(self, path: Path) -> None:
+        self.path, self.tail = path, EventTail()
         self._catching_up, self._mark = threading.Lock(), 0
+
+    @property
+    def mark(self) -> int:
+        """The mark, as far as this process knows."""
+        return self._mark
+
+    @property
+    def n_after_mark(self) -> int:
+        """How many events, as far as this process knows, follow the mark."""
+        return max(0, self.tail.last - self._mark)
 
     def catch_up(self, connection: sqlite3.Connection) -> int:
         """Add the events that the tail does not have yet. Returns the mark of this transaction's state."""
@@ -56,10 +71,29 @@ class EventIndex:
         if highest > tail.last:
             with self._catching_up:
                 if highest > tail.last:
+                    self._read_columns(highest)
                     rows = connection.execute(_ROWS_AFTER, (tail.last, highest))
                     while part := rows.fetchmany(ROWS_PER_FETCH):
                         tail.extend(part)
         return mark
+
+    def _read_columns(self, highest: int) -> None:
+        """Add many events to the tail. What is left is read as rows: few events, or all where columns cannot be read.
+
+        The columns are of a later state than the caller's transaction: an event that is missing was deleted since.
+        """
+        tail = self.tail
+        while highest - tail.last >= MIN_COLUMN_ROWS:
+            columns = event_columns(self.path, _COLUMNS_AFTER, tail.last, highest, ROWS_PER_FETCH)
+            if columns is None or not len(columns["seq"]):
+                return
+            lists = columns["list_id"]
+            tail.extend_columns(
+                columns["seq"].to_numpy(), columns["user"].to_list(), columns["id"].to_list(),
+                lists.to_list() if lists.null_count() < len(lists) else (),
+            )  # fmt: skip
+        while tail.compact():
+            pass
 
     def seqs(self, connection: sqlite3.Connection, key: Key, texts: Sequence[str]) -> list[int]:
         """Numbers of the events whose field is one of these texts, ascending."""
@@ -109,6 +143,20 @@ class EventIndex:
                 seqs += [seq for (seq,) in connection.execute(query, (after, complete_after, *part))]
             seqs = sorted(set(seqs))
         return seqs
+
+
+def event_columns(
+    path: Path, columns: Mapping[str, str], after: int, until: int, n_rows: int
+) -> dict[str, pl.Series] | None:
+    """Columns of at most so many events in (after, until], in the order of arrival; None: read rows instead.
+
+    columns: the type of each, as `read_columns` takes them.
+    """
+    from zhiyin.store.sqlite_columns import read_columns
+
+    names = ", ".join(f'"{name}"' for name in columns)
+    statement = f"SELECT {names} FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+    return read_columns(path, statement, (after, until, n_rows), columns, n_rows)
 
 
 def _rows(connection: sqlite3.Connection, seqs: Sequence[int], columns: str) -> list[tuple[Any, ...]]:

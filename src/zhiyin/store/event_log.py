@@ -12,6 +12,7 @@ import polars as pl
 
 from zhiyin.core.errors import DataError
 from zhiyin.store.database import Database
+from zhiyin.store.event_index import event_columns
 from zhiyin.store.event_tail import LIST, USER
 from zhiyin.store.records import (
     EVENT_FIELD_TYPES,
@@ -25,6 +26,8 @@ from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import EVENTS, HIGHEST_SEQ, ROWS_PER_STATEMENT
 
 MAX_EVENTS_PER_TRANSACTION = 10_000
+# Events from which on a frame is read as columns by compiled code.
+MIN_COLUMN_ROWS = 5_000
 # Types of the columns of `events` in frames.
 _FRAME_TYPES = {"text": pl.String, "integer": pl.Int64, "number": pl.Float64}
 EVENT_FRAME = {
@@ -151,6 +154,14 @@ class EventLog(Database):
 
     def events(self, after: int = 0, limit: int = 100_000, names: Sequence[str] = tuple(EVENT_FRAME)) -> pl.DataFrame:
         """Events in the order of arrival, from the one after a sequence number on: a frame with these columns."""
+        if self.path is not None and limit >= MIN_COLUMN_ROWS:
+            last_seq = self.last_seq
+            n_rows = min(limit, last_seq - after)
+            if n_rows >= MIN_COLUMN_ROWS:
+                types = {name: EVENT_FIELD_TYPES.get(name, "integer") for name in names}
+                columns = event_columns(self.path, types, after, last_seq, n_rows)
+                if columns is not None:
+                    return pl.DataFrame(columns)
         rows = self.fetch(_page_of_events(tuple(names)), after=after, limit=limit)
         return pl.DataFrame(rows, schema={name: EVENT_FRAME[name] for name in names}, orient="row")
 

@@ -13,6 +13,7 @@ import itertools
 import operator
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from zhiyin.store.event_index import EventIndex
 from zhiyin.store.records import STORED_EVENT_FIELDS, Event
 from zhiyin.store.sqlalchemy_import import sa, sqlite
 from zhiyin.store.tables import HIGHEST_SEQ
+from zhiyin.store.writer_queue import WriterQueue
 
 # Seconds that a writer waits for another one, and a reader for a connection.
 BUSY_TIMEOUT_SECONDS = 10.0
@@ -49,11 +51,11 @@ class SqliteFastPath:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # SQLite has one writer: those of this process wait in line here instead of trying again and again.
-        self._write_lock = threading.Lock()
+        # SQLite has one writer: those of this process wait for the lock, and processes in the queue.
+        self._write_lock, self._queue = threading.Lock(), WriterQueue(path)
         self._thread_local, self.connections = threading.local(), weakref.WeakSet[_ThreadConnection]()
         self._registry_lock = threading.Lock()
-        self.index = EventIndex()
+        self.index = EventIndex(path)
 
     def fetch(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """All rows of a statement that is a constant of its module; its SQL is compiled once."""
@@ -112,11 +114,15 @@ class SqliteFastPath:
 
     @contextmanager
     def write_turn(self) -> Iterator[None]:
-        """Wait for the other writers of this process. Raises StoreAwayError after BUSY_TIMEOUT_SECONDS."""
+        """Wait for the other writers, also of other processes. Raises StoreAwayError after BUSY_TIMEOUT_SECONDS."""
+        until = time.monotonic() + BUSY_TIMEOUT_SECONDS
         if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise StoreAwayError("other writers hold the store", remedy="try again in a second")
+            raise _held_by_others()
         try:
-            yield
+            with self._queue.turn(until - time.monotonic()) as has_turn:
+                if not has_turn:
+                    raise _held_by_others()
+                yield
         finally:
             self._write_lock.release()
 
@@ -142,6 +148,9 @@ class SqliteFastPath:
         for thread_connection in thread_connections:
             with thread_connection.lock:
                 thread_connection.connection.close()
+        if self._write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            self._queue.close()
+            self._write_lock.release()
 
     def _open_thread_connection(self) -> _ThreadConnection:
         connection = sqlite3.connect(
@@ -162,6 +171,10 @@ class _ThreadConnection:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection, self.lock = connection, threading.Lock()
+
+
+def _held_by_others() -> StoreAwayError:
+    return StoreAwayError("other writers hold the store", remedy="try again in a second")
 
 
 def set_pragmas(connection: Any, _: Any) -> None:
