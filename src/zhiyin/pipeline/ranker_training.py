@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MIN_RANKER_REQUESTS, MAX_RANKER_CANDIDATES = 50, 600_000
 # Candidates that the time of a training is measured on, where there are far more.
 PROBE_CANDIDATES = 20_000
+# Seconds that must be free for a ranker: its package alone takes a second to load, and its features are compiled code.
+MIN_RANKER_SECONDS = 5.0
 # Share of the time that is free which a ranker is planned to take.
 PLANNED_SHARE = 0.7
 
@@ -89,6 +91,9 @@ def affordable_candidates(
     n_judged: candidates that it is judged by.
     room: seconds.
     """
+    if budget.bounded and room < MIN_RANKER_SECONDS:
+        budget.decide(f"no ranker is learned: {spelled(room)} are free for it, less than {spelled(MIN_RANKER_SECONDS)}")
+        return 0
     if not budget.bounded or sum(len(a.candidates.items) for a in learned) <= PROBE_CANDIDATES:
         return MAX_RANKER_CANDIDATES
     room *= PLANNED_SHARE
