@@ -19,7 +19,6 @@ import pytest
 from hypothesis import settings
 
 from tests.examples import USUAL
-from tests.kernel_cache import use_kernel_cache
 
 # The same examples each time, and no clock: the first call of a kernel compiles it. `--hypothesis-profile fast` takes
 # fewer of them.
@@ -39,7 +38,9 @@ os.environ.setdefault("POLARS_MAX_THREADS", "2")
 # Programs that tests start find compiled what the first of them compiled: Python's code, and kernels.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-use_kernel_cache()
+if not os.environ.get("NUMBA_CACHE_DIR"):
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ["NUMBA_CACHE_DIR"] = str(caches / "zhiyin-test-kernels")
 # Half a million objects of packages and tests live until the end: the collector need not look at them again and again.
 GC_THRESHOLDS = (10_000, 20, 20)
 gc.disable()

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from zhiyin.core import parallel
 from zhiyin.core.parallel import compiled, for_chunks, kernel
 from zhiyin.core.run import Run
 
@@ -50,41 +44,6 @@ def test_streams_of_a_seed_are_their_own(capsys: pytest.CaptureFixture[str]) -> 
     with run.bar("work", 3) as advance:  # no terminal: no bar
         advance(3)
     assert capsys.readouterr().err == ""
-
-
-_NOWHERE = """
-import logging, os, sys, tempfile
-sys.path.insert(0, {source!r})
-logging.basicConfig(level=logging.INFO)
-import numba
-from zhiyin.core.parallel import compiled
-
-file = tempfile.NamedTemporaryFile("w", suffix=".py")
-path = f"/proc/self/fd/{{file.fileno()}}"  # a source file whose folder nobody can write to, root neither
-space = {{}}
-exec(compile("def double(x):\\n    return 2 * x\\n", path, "exec"), space)
-double = compiled(space["double"])
-print(double(21), numba.config.CACHE_DIR)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
-@pytest.mark.parametrize("open_to_others", [False, True])
-def test_compiled_code_where_neither_package_nor_home_can_be_written(tmp_path: Path, open_to_others: bool) -> None:
-    private = tmp_path / f"zhiyin-compiled-{os.getuid()}"
-    if open_to_others:  # anybody could have put code there, so it is not used
-        private.mkdir()
-        private.chmod(0o777)
-    source = str(Path(parallel.__file__).parents[2])
-    env = {"HOME": "/proc/none", "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}
-    ran = subprocess.run(
-        [sys.executable, "-c", _NOWHERE.format(source=source)], env=env, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split()[0] == "42"
-    assert "NUMBA_CACHE_DIR" in ran.stderr
-    assert list(private.rglob("*.nbi")) == [] if open_to_others else list(private.rglob("*.nbi"))
 
 
 @compiled

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zhiyin.service.supervisor import report_ready
+from zhiyin.service.supervisor import READY, report
 
 
 def answer(description: dict[str, Any], sock: socket.socket | None) -> None:
@@ -48,7 +48,7 @@ def answer_late(description: dict[str, Any], sock: socket.socket | None) -> None
     """As `answer`, once a file is there."""
     while not Path(description["mark"]).exists():
         time.sleep(0.02)
-    report_ready()
+    report(READY)
     answer(description, sock)
 
 

@@ -55,7 +55,8 @@ for user in ("u3", "nobody"):
     for event in ([], [{"user": user, "item": "i5"}]):
         if event:
             assert client.post("/v1/events", json={"events": event}).status_code == 200
-        for body in ({}, {"diversity": "mmr"}, {"diversity": "dpp"}, {"filter": "price > 3 AND genre = 'drama'"},
+        for body in ({}, {"diversity": "mmr"}, {"diversity": "dpp"}, {"diversity": "calibrate"},
+                     {"filter": "price > 3 AND genre = 'drama'"},
                      {"explain": True, "fields": ["title"]}, {"boosts": [{"when": "price > 5", "multiply": 2}]}):
             answer = client.post("/v1/recommendations", json={"user": user, "k": 5, **body})
             assert answer.status_code == 200, answer.text
@@ -73,6 +74,13 @@ for path in ("items/i3/similar", "users/u3/similar", "popular", "trending", "cov
 assert client.put("/v1/placements/bold", json={"explore": 1.0}).status_code == 200
 answer = client.post("/v1/recommendations", json={"user": "u3", "placement": "bold"})
 assert answer.status_code == 200, answer.text
+for name, settings in (("even", {"k": 4}), ("odd", {"k": 4, "diversity": "mmr"})):
+    assert client.put(f"/v1/placements/{name}", json=settings).status_code == 200
+mixed = {"placement": "even", "kind": "interleaving", "arms": {"control": {}, "odd": {"placement": "odd"}}}
+answer = client.put("/v1/experiments/taste", json=mixed)
+assert answer.status_code == 200, answer.text
+answer = client.post("/v1/recommendations", json={"user": "u3", "placement": "even"})
+assert answer.json()["experiments"] == {"taste": "interleaved"}, answer.text
 own = {"policy": {"kind": "lin_ts", "actions": "own", "mode": "online"}}
 assert client.put("/v1/placements/own", json=own).status_code == 200
 asked = {"policy": "own", "actions": [{"id": "a", "features": {"price": 3}}, {"id": "b"}]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -100,9 +99,7 @@ def _blas() -> str:
 
 def _kernels() -> str:
     """Where compiled kernels are cached."""
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    spec = importlib.util.find_spec("zhiyin")
-    home = Path(chosen) if chosen else Path(spec.origin).parent if spec and spec.origin else Path(".")
-    if os.access(home, os.W_OK):
-        return f"kept in {home}"
-    return f"kept in the user's cache: {home} is not writable"
+    from zhiyin.core.kernel_cache import kernel_folder
+
+    folder = kernel_folder()
+    return "kept nowhere: each start compiles anew" if folder is None else f"kept in {folder}"

@@ -7,20 +7,20 @@ number of callers may run kernels at once (Numba's own parallel loops allow neit
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
 
-from zhiyin.core.run import Run, log
+from zhiyin.core.kernel_cache import KernelLocator
+from zhiyin.core.run import Run
+
+# What Numba is asked to keep functions by while one of ours is made; others stay where their users want them.
+_LOCATOR = f"{KernelLocator.__module__}.{KernelLocator.__qualname__}"
+_choosing_locator = threading.Lock()
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,22 +30,18 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Compile a function with Numba, GIL released, cached on disk where a folder can be written.
-
-    Numba looks beside the source, then below the home folder. Where neither can be written, the compiled code goes to
-    a private folder of the system's temporary one, and without that it is compiled anew in every process.
-    """
+    """Compile a function with Numba, GIL released, cached on disk where a folder can be written (`kernel_cache`)."""
     # Said, for a function that is compiled while its caller is takes what is not said from the caller.
     options.setdefault("fastmath", False)
-    try:
-        return numba.njit(nogil=True, cache=True, **options)(function)
-    except RuntimeError:  # "no locator available"
-        folder = _temporary_cache()
-    if folder is not None:
-        numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
-        with contextlib.suppress(RuntimeError):
+    with _choosing_locator:
+        chosen = getattr(numba.config, "CACHE_LOCATOR_CLASSES", "")
+        numba.config.CACHE_LOCATOR_CLASSES = _LOCATOR  # type: ignore[attr-defined]
+        try:
             return numba.njit(nogil=True, cache=True, **options)(function)
-    return numba.njit(nogil=True, **options)(function)
+        except RuntimeError:  # "no locator available"
+            return numba.njit(nogil=True, **options)(function)
+        finally:
+            numba.config.CACHE_LOCATOR_CLASSES = chosen  # type: ignore[attr-defined]
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -53,27 +49,6 @@ def read_only(array: np.ndarray) -> np.ndarray:
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
-
-
-@cache
-def _temporary_cache() -> str | None:
-    """A folder for compiled code that only this user can write, or None; which it is, is logged once.
-
-    What lies there is executed, so a folder that belongs to somebody else, or that others can write, is not used.
-    """
-    folder = os.path.join(tempfile.gettempdir(), f"zhiyin-compiled-{os.getuid()}")
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        status = os.lstat(folder)
-        own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-        usable = own and os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
-    if usable:
-        log.info("compiled code is kept in %s; set NUMBA_CACHE_DIR to a folder that lasts", folder)
-        return folder
-    log.warning("no folder for compiled code can be written, so each start compiles anew: set NUMBA_CACHE_DIR to one")
-    return None
 
 
 def for_chunks(work: Callable[[int, int], None], n: int, run: Run, chunk: int = 0, label: str = "") -> None:

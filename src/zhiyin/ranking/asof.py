@@ -277,6 +277,12 @@ class AsOf:
         index.latest = max(self.latest, int(time.max(initial=self.latest)))
         return index
 
+    def with_recent(self, recent: ItemLog, latest: int) -> AsOf:
+        """A copy whose recent events are those of a log, the last of them at `latest`."""
+        index = copy.copy(self)
+        index.recent, index.latest = recent, max(self.latest, latest)
+        return index
+
     def append(self, events: pl.DataFrame) -> None:
         """Add new events, in any order.
 

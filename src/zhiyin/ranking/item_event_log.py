@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,28 @@ class ItemLog:
         self.used = end
         _merge(self.starts, self.counts, changed, begins, added, time, weight, value, kind, *self._pool)
         self._seal()
+
+    @classmethod
+    def over(
+        cls, counts: np.ndarray, pool: Mapping[str, np.ndarray], items: np.ndarray | None, *, signs: bool, values: bool
+    ) -> ItemLog:
+        """A log whose events lie at the front of these arrays, which it goes on writing to; they may have room behind.
+
+        Parameters
+        ----------
+        counts: int64[n], events of each item, whose segments lie one behind the other.
+        pool: by name, the arrays of the events as `state` gives them.
+        items: int64[n], the item of each count where items have other codes now; None: 0, 1, 2, ...
+        """
+        begin = (np.cumsum(counts) - counts).astype(np.int64)
+        used = int(counts.sum())
+        if items is not None:
+            n = int(items.max(initial=-1)) + 1
+            (starts, begin), (moved, counts) = (np.zeros(n, np.int64), begin), (np.zeros(n, np.int64), counts)
+            starts[items], moved[items] = begin, counts
+            begin, counts = starts, moved
+        log = cls(begin, counts.copy(), counts.copy(), **{name: pool[name] for name in _ARRAYS[1:]}, used=used)
+        return log._with_flags(signs, values)
 
     def state(self) -> dict[str, Any]:
         """Arrays by name, without unused positions, and the flags."""

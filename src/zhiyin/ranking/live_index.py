@@ -107,9 +107,13 @@ class LiveIndex:
 
     def replace(self, events: pl.DataFrame, seq: int, count: int) -> None:
         """Know these events of the log and no others: after some were deleted."""
+        rebuilt = self.learned.with_events(events)
+        self.replace_by((rebuilt, rebuilt.branch()), seq, count)
+
+    def replace_by(self, copies: tuple[AsOf, AsOf], seq: int, count: int) -> None:
+        """Know the events of an index and no others; both copies hold the same, in memory of their own."""
         with self._appending:
-            rebuilt = self.learned.with_events(events)
-            for number, index in enumerate((rebuilt, rebuilt.branch())):
+            for number, index in enumerate(copies):
                 with self._left:
                     side = 1 - self._active
                     self._left.wait_for(lambda: not self._readers[side])  # noqa: B023

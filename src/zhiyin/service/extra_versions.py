@@ -10,7 +10,7 @@ from typing import Any
 from zhiyin.core.run import log
 from zhiyin.service.feature_index_updater import FeatureIndexUpdater
 from zhiyin.service.health_issues import HealthIssue, one_line_reason
-from zhiyin.service.serving_state import ServingState
+from zhiyin.service.serving_state import CATCH_UP_SECONDS, ServingState
 from zhiyin.service.version_view import View
 
 # Each takes as much memory as the version in use.
@@ -77,7 +77,7 @@ class ExtraVersions:
             extras = list(self._loaded.values())
         for extra in extras:
             self._lay_items(extra)
-            extra.index_updater.update(extra.view)
+            extra.index_updater.update(extra.view, CATCH_UP_SECONDS, beside=True)
         missing = [version for version in wanted if version not in self._loaded and version not in self._failed]
         if missing and (self._loading is None or not self._loading.is_alive()):
             self._loading = threading.Thread(target=self.load, args=(missing[0],), name="zhiyin-version", daemon=True)
@@ -88,8 +88,8 @@ class ExtraVersions:
         try:
             loaded = self.live.load(self.live.bundles.get(version))
             view, seq = self.live.view_of(loaded)
-            extra = _Extra(view, seq, FeatureIndexUpdater(self.live.store, loaded))
-            extra.index_updater.update(view)
+            extra = _Extra(view, seq, FeatureIndexUpdater(self.live.store, loaded, self.live.snapshots))
+            extra.index_updater.update(view, beside=True)
         except Exception as error:  # whatever is wrong with it, the version in use goes on
             entry = HealthIssue(f"version {version} of an experiment", one_line_reason(error), "zhiyin versions")
             self._failed[version] = entry

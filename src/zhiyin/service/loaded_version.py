@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
@@ -57,6 +58,7 @@ class LoadedVersion:
     created: when the version was made, microseconds UTC.
     learned_seq: sequence number in the store; events up to it were learned, later ones were not. 0: unknown, since the
         version was trained without a store or with another one.
+    digest: of the version's manifest, which has the checksums of all its files.
     settings_digest: digest of what lists depend on besides the version: a list can be replayed while it is the same.
     index: the live feature index; None where no ranker reads one.
     links: between users, as they were learned; None: there were none.
@@ -90,6 +92,7 @@ class LoadedVersion:
                         "on", self.version)  # fmt: skip
         text = repr((self.options["rules"], sorted((k, str(v)) for k, v in options.items()), sorted(weights.items())))
         self.settings_digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.digest = hashlib.sha256(json.dumps(bundle.manifest, sort_keys=True).encode()).hexdigest()
         self.index = live_index_of(self.model, self.learned_seq)
 
     def learned_user_code(self, user: str | None, forgotten: int) -> int:

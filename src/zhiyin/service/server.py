@@ -22,9 +22,11 @@ from zhiyin.core.errors import MissingExtraError
 from zhiyin.core.run import log
 from zhiyin.data.project_config import resolved
 from zhiyin.pipeline.model_versions import Bundles
+from zhiyin.service import supervisor
 from zhiyin.service.run_folder import in_use, run_folder, sweep_run_folders
 from zhiyin.service.settings import Settings, report, settings_of
-from zhiyin.service.supervisor import listen, report_ready, supervise
+from zhiyin.service.starting_answers import StartingAnswers
+from zhiyin.service.supervisor import listen, supervise
 from zhiyin.store.errors import StoreUnreachableError
 
 # Seconds that requests have to end when the service is stopped.
@@ -90,12 +92,18 @@ def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
     """
     _check_dependencies()
     sweep_run_folders()
-    with _background_jobs(plan):
+    with _background_jobs(plan), listen(host, port) as sock, StartingAnswers(sock) as starting:
         if plan.workers == 1:
-            with listen(host, port) as sock, contextlib.closing(_OpenShops(plan, several=False, say=say)) as opened:
+            with contextlib.closing(_OpenShops(plan, several=False, say=say, on_compile=starting.compiling)) as opened:
+                starting.stop()
                 _show_address(say, opened, host, sock)
                 opened.answer(sock)
             return 0
+
+        def on_answering(host: str, port: int) -> None:
+            starting.stop()
+            say(f"{versions} at http://{host}:{port}, by {plan.workers} processes")
+
         # Errors are reported once, here. This process answers nothing, so it compiles nothing and follows no log.
         with contextlib.closing(_OpenShops(plan, several=True, say=say, serves=False)) as first:
             versions = first.versions
@@ -103,7 +111,7 @@ def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "metrics")
             return supervise(
                 work, dataclasses.asdict(dataclasses.replace(plan, shared=str(folder))), host, port, plan.workers,
-                on_answering=lambda host, port: say(f"{versions} at http://{host}:{port}, by {plan.workers} processes"),
+                on_answering=on_answering, on_report=lambda said: starting.compiling(), sock=sock,
             )  # fmt: skip
 
 
@@ -115,7 +123,7 @@ def work(description: dict[str, Any], sock: socket.socket | None) -> None:
         if plan.shared is not None:  # also for the moment that a worker outlives its parent
             stack.enter_context(in_use(Path(plan.shared)))
         opened = stack.enter_context(contextlib.closing(_open_worker(plan)))
-        report_ready()
+        supervisor.report(supervisor.READY)
         opened.answer(sock)
 
 
@@ -128,7 +136,7 @@ def _open_worker(plan: Plan) -> _OpenShops:
     pause = RETRY_SECONDS
     while True:
         try:
-            return _OpenShops(plan, several=True, say=None)
+            return _OpenShops(plan, several=True, say=None, on_compile=lambda: supervisor.report("compiling"))
         except StoreUnreachableError as error:
             log.warning("service: a worker waits: %s; it tries again in %g seconds", error.message, pause)
             time.sleep(pause)
@@ -141,10 +149,14 @@ class _OpenShops:
     Parameters
     ----------
     say: called with new keys; None: in a worker, whose parent has shown them.
+    on_compile: called when code has to be compiled, which takes a minute or more.
     serves: whether requests are to be answered; else the shops are only opened to see whether they can be.
     """
 
-    def __init__(self, plan: Plan, *, several: bool, say: Callable[[str], None] | None, serves: bool = True) -> None:
+    def __init__(
+        self, plan: Plan, *, several: bool, say: Callable[[str], None] | None, serves: bool = True,
+        on_compile: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         from zhiyin.service import log_format
         from zhiyin.service.tenant import Tenant, distinct_names
 
@@ -162,7 +174,7 @@ class _OpenShops:
                 with absent:
                     shop, new_keys = Tenant.open(
                         settings.file, several=several, store=plan.store, shared=shared, settings=settings,
-                        serves=serves,
+                        serves=serves, on_compile=on_compile,
                     )  # fmt: skip
                 self.shops.append(shop)
                 if say is not None:

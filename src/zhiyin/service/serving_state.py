@@ -22,7 +22,9 @@ from zhiyin.pipeline.model_versions import Bundle, Bundles
 from zhiyin.service.catalogue_overlay import Columns
 from zhiyin.service.event_scores import EventScores
 from zhiyin.service.feature_index_updater import FeatureIndexUpdater
+from zhiyin.service.feature_snapshot import FeatureSnapshots
 from zhiyin.service.health_issues import HealthIssue, one_line_reason
+from zhiyin.service.kernel_compilation import KernelCompiler
 from zhiyin.service.live_schema import LiveSchema, Rows
 from zhiyin.service.loaded_version import LoadedVersion, NoVersionError
 from zhiyin.service.serving_issues import serving_issues
@@ -62,6 +64,7 @@ class ServingState:
         here, of the store.
     watch: follow changes, by threads.
     warm: compile and read everything before the first request, and have the feature index know of the store's events.
+    compiler: compiles what a version needs, in another process; None: this one does.
 
     Where no version can be used, `view` raises NoVersionError until one can; everything else works.
     """
@@ -79,6 +82,7 @@ class ServingState:
         streams: StreamReader | None = None,
         watch: bool = True,
         warm: bool = True,
+        compiler: KernelCompiler | None = None,
     ) -> None:
         self.bundles, self.store, self.several = bundles, store, several
         self.options, self.weights = dict(options or {}), dict(weights or {})
@@ -106,6 +110,9 @@ class ServingState:
         self._start_seconds = 0.0 if not warm else START_CATCH_UP_SECONDS if watch else None
         self.serving: View | None = None
         self.index_updater: FeatureIndexUpdater | None = None
+        # Without the watching thread nobody waits for answers.
+        self._compiler = compiler
+        self.snapshots = FeatureSnapshots(bundles, store, self.weights) if watch else None
         self.loaded_at = time.time()
         self._seq["users"] = store.last_change("users")
         self.schemas = LiveSchema(store, types)
@@ -119,6 +126,9 @@ class ServingState:
 
     def close(self) -> None:
         self._stop.set()
+        for other in (self._compiler, self.snapshots):  # nobody is to wait for their processes
+            if other is not None:
+                other.close()
         with self._wake:
             self._wake.notify_all()
         for thread in self._threads:
@@ -186,6 +196,8 @@ class ServingState:
         changes, seq = self.store.changes_since("items", until=until, unreadable=unreadable)
         if until is None:
             self.unreadable["items"] = unreadable
+        if warm and self._compiler is not None:
+            self._compiler.compile(loaded, beside=self.serving is not None)
         return View.of(loaded, changes, seq, self.types(loaded), warm), seq
 
     def types(self, loaded: LoadedVersion | None = None) -> CatalogueSchema:
@@ -406,7 +418,7 @@ class ServingState:
                 self._replace_version()
                 self.event_scores.trending.update(self.now)
                 if self.index_updater is not None:
-                    self.index_updater.update(self.now, CATCH_UP_SECONDS)
+                    self.index_updater.update(self.now, CATCH_UP_SECONDS, beside=True)
                 for task in self.periodic_tasks:
                     task(self.now)
             except Exception as error:  # the serving view goes on answering
@@ -435,8 +447,8 @@ class ServingState:
         ----------
         seconds: for how long events are added before; None: until all are.
         """
-        index_updater = FeatureIndexUpdater(self.store, view.loaded)
-        index_updater.update(view, seconds)
+        index_updater = FeatureIndexUpdater(self.store, view.loaded, self.snapshots)
+        index_updater.update(view, seconds, beside=self.serving is not None)
         self.index_updater = index_updater
         with self._view_lock:
             if seq >= self._seq["items"]:

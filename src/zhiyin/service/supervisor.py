@@ -3,7 +3,7 @@
     status = supervise(target, description, "127.0.0.1", 8000, workers=4)
 
 `target(description, sock)` is a function of a module; each worker imports it, opens what the description names (a
-store, a version, an application), calls `report_ready` and answers on the socket until SIGTERM. All workers accept
+store, a version, an application), calls `report(READY)` and answers on the socket until SIGTERM. All workers accept
 connections from the same socket: a worker that dies loses its own connections and no others.
 """
 
@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -36,15 +36,17 @@ FINISH_SECONDS = 15.0
 BACKLOG = 2048
 
 Target = Callable[[dict[str, Any], socket.socket | None], None]
-# In a worker: by what its parent hears that it answers.
+# What a worker tells its parent when it answers.
+READY = "ready"
+# In a worker: by what its parent hears of it.
 _parent: Connection | None = None
 
 
-def report_ready() -> None:
-    """Tell the parent of this worker that it answers; in any other process nothing is done."""
+def report(what: str) -> None:
+    """Tell the parent of this worker how far it is, READY when it answers; in any other process nothing is done."""
     if _parent is not None:
         with suppress(OSError):  # the parent has ended
-            _parent.send_bytes(b"ready")
+            _parent.send_bytes(what.encode())
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -80,6 +82,8 @@ def supervise(
     on_ready: Callable[[str, int], None] | None = None,
     finish: float = FINISH_SECONDS,
     on_answering: Callable[[str, int], None] | None = None,
+    on_report: Callable[[str], None] | None = None,
+    sock: socket.socket | None = None,
 ) -> int:
     """Listen and keep workers running until SIGTERM or SIGINT. Call it in the main thread.
 
@@ -91,14 +95,16 @@ def supervise(
     on_ready: called with host and port once the port listens and the workers are started.
     finish: seconds that workers have to finish their requests.
     on_answering: called with host and port once the first worker has reported that it answers.
+    on_report: called with what else workers report.
+    sock: listens already, and is closed by the caller; None: at host and port.
 
     Returns 0 after a requested stop, 1 where workers died too often or had to be killed at the end. Raises
     ConfigError where it cannot listen.
     """
     if workers < 1:
         raise ConfigError(f"{workers} workers", remedy="one or more")
-    with listen(host, port) as sock:
-        return _WorkerPool(target, description, sock, workers, finish).run(on_ready, on_answering)
+    with nullcontext(sock) if sock is not None else listen(host, port) as listening:
+        return _WorkerPool(target, description, listening, workers, finish).run(on_ready, on_answering, on_report)
 
 
 class _WorkerPool:
@@ -118,7 +124,12 @@ class _WorkerPool:
         # A signal wakes the wait by a byte in this pipe.
         self._wake_read, self._wake_write = os.pipe()
 
-    def run(self, on_ready: Callable[[str, int], None] | None, on_answering: Callable[[str, int], None] | None) -> int:
+    def run(
+        self,
+        on_ready: Callable[[str, int], None] | None,
+        on_answering: Callable[[str, int], None] | None,
+        on_report: Callable[[str], None] | None,
+    ) -> int:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -129,9 +140,12 @@ class _WorkerPool:
                 on_ready(*self._sock.getsockname()[:2])
             while not self._stop:
                 self._wait()
-                if self._has_reports() and on_answering is not None:
-                    on_answering(*self._sock.getsockname()[:2])
-                    on_answering = None
+                for said in self._new_reports():
+                    if said == READY and on_answering is not None:
+                        on_answering(*self._sock.getsockname()[:2])
+                        on_answering = None
+                    elif said != READY and on_report is not None:
+                        on_report(said)
                 if not self._stop and self._count_deaths():
                     log.error("service: %d workers died within a minute: it stops", len(self._deaths))
                     status = 1
@@ -167,13 +181,12 @@ class _WorkerPool:
         sentinels = (process.sentinel for process in self._processes if process is not None)
         wait([self._wake_read, self._reports, *sentinels], patience)
 
-    def _has_reports(self) -> bool:
-        """Whether a worker has reported since the last time."""
-        n_reports = 0
+    def _new_reports(self) -> list[str]:
+        """What workers have reported since the last time."""
+        reports = []
         while self._reports.poll():
-            self._reports.recv_bytes()
-            n_reports += 1
-        return n_reports > 0
+            reports.append(self._reports.recv_bytes().decode())
+        return reports
 
     def _count_deaths(self) -> bool:
         """Count dead workers; True for too many. A worker that ends on its own has died, whatever its exit status."""

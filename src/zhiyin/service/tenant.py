@@ -21,6 +21,7 @@ from zhiyin.service.extra_versions import ExtraVersions
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.feature_skew import SkewMonitor
 from zhiyin.service.health_issues import HealthIssue
+from zhiyin.service.kernel_compilation import KernelCompiler
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.list_service import ListService
 from zhiyin.service.placements import Placements
@@ -114,6 +115,7 @@ class Tenant:
         shared: Path | None = None,
         settings: Settings | None = None,
         serves: bool = True,
+        on_compile: Callable[[], None] | None = None,
     ) -> tuple[Tenant, dict[str, str]]:
         """The shop of a settings file, and keys that were made just now, to be new_keys once.
 
@@ -123,6 +125,7 @@ class Tenant:
         store: address of the store, instead of the file's.
         shared: folder in which the processes of this machine count showings to users together, where there is no Redis.
         settings: the settings of the file; None: they are read here.
+        on_compile: called when code has to be compiled, by a process of its own; None: this process compiles it.
         serves: whether it is to answer requests, so that kernels are compiled and changes are followed.
         """
         settings = settings or read_settings(config)
@@ -142,8 +145,9 @@ class Tenant:
             if state.ledger is not None:  # whom another program has forgotten while no service ran
                 state.ledger.drop_hashes(opened_store.forgotten_by_hash())
             streams = stream_reader(settings, opened_store)
+            bundles = Bundles(home / settings.config.train.output / "bundles")
             live = ServingState(
-                Bundles(home / settings.config.train.output / "bundles"),
+                bundles,
                 opened_store,
                 settings.answer_settings,
                 settings.config.weights,
@@ -153,6 +157,7 @@ class Tenant:
                 several=several or section.redis is not None or opened_store.dialect != "sqlite",
                 watch=serves,
                 warm=serves,
+                compiler=None if on_compile is None else KernelCompiler(bundles, on_compile),
             )
         except BaseException:
             opened_store.close()

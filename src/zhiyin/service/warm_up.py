@@ -24,18 +24,14 @@ from zhiyin.policies.action_sets import action_keys
 from zhiyin.policies.ad_auction import run_auctions
 from zhiyin.policies.registry import make as make_policy
 from zhiyin.ranking.live_index import NO_EVENTS, IndexState
+from zhiyin.service.interleaved_lists import interleave
+from zhiyin.service.kernel_compilation import COMPILING, NOTICE_SECONDS
 from zhiyin.service.user_history import UserHistory
 from zhiyin.store.records import Event
 
 if TYPE_CHECKING:
     from zhiyin.service.version_view import View
 
-# Seconds after which it is logged that compiling takes long, and what then is logged.
-NOTICE_SECONDS = 5.0
-COMPILING = (
-    "service: code for version %d is being compiled, for a minute or more; it is kept on disk for later starts, and "
-    "requests are answered when it is done"
-)
 # Sequence number of an event that no store has reached.
 _NEWEST_SEQ = 2**62
 # Kinds of models whose kernels this process has compiled.
@@ -59,6 +55,11 @@ def warm_up(view: View) -> None:
             _warm_up(view)
     finally:
         timer.cancel()
+
+
+def compile_all(view: View) -> None:
+    """As `warm_up`, in a process that compiles for others."""
+    _warm_up(view)
 
 
 class _CompilationNotice(event.Listener):
@@ -115,6 +116,7 @@ def _warm_up(view: View) -> None:
         view.search("a", 1)
         _decide_own_actions()
         _run_auction()
+        _interleave(view, requests[0])
         with contextlib.suppress(ZhiyinError):
             view.answers.model.similar_users(k=2, histories=histories[-1].history, run=Run(threads=1))
 
@@ -133,6 +135,14 @@ def _predict_ratings(view: View, histories: list[UserHistory]) -> None:
     pair, now = np.zeros(2, dtype=np.int64), view.loaded.clock()
     for past in histories:
         predict_ratings(model, past.history, pair, np.array([0, -1], dtype=np.int32), now, Run(threads=1))
+
+
+def _interleave(view: View, request: Request) -> None:
+    """A list that is mixed of two."""
+    with contextlib.suppress(ZhiyinError):
+        request = dataclasses.replace(request, k=3)
+        answer = view.answers.ask(request, view.visible)
+        interleave(view.answers, request, answer, answer, view.visible)
 
 
 def _decide_own_actions() -> None:

@@ -132,6 +132,11 @@ class Database:
         """The address without its password."""
         return self._url.render_as_string(hide_password=True)
 
+    @property
+    def url(self) -> str:
+        """The address with its password, for another process of the same program; never to be logged."""
+        return self._url.render_as_string(hide_password=False)
+
     def close(self) -> None:
         """Close the connections; a later call opens others."""
         if self._merge is not None:

@@ -223,6 +223,13 @@ class EventLog(Database):
         """The highest sequence number that was ever given to an event, also to a deleted one; 0: none was."""
         return int(self.fetch(HIGHEST_SEQ[self.dialect])[0][0])
 
+    def oldest_seq(self, until: int) -> int:
+        """The sequence number of the oldest event by time among those up to a number; 0 where there is none. Events
+        that are deleted for their age go in this order."""
+        query = sa.select(EVENTS.c.seq).where(EVENTS.c.seq <= until).order_by(EVENTS.c.time, EVENTS.c.seq).limit(1)
+        with self.reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
     def first_seq_of(self, user: str) -> int:
         """The lowest sequence number of the events of a user; 0 where there is none."""
         with self.reading() as connection:
