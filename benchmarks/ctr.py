@@ -135,7 +135,7 @@ def ours(name: str, settings: dict[str, Any], arrays: dict[str, np.ndarray], see
     fit_s = time.process_time() - begun
     found = {"fit_s": fit_s, **worth(ranker, *last)}
     if not trees:
-        found["epochs"] = int(np.argmax([entry["metric"] for entry in ranker.curve_])) + 1
+        found["epochs"] = ranker.training_log_[-1]["best_epoch"]
         found["epoch_s"] = epoch(name, settings, train, run)
     return found
 

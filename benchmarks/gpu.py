@@ -99,7 +99,7 @@ def _agrees(text: str, data: Dataset, device: str, most: float, note: str) -> bo
     except Exception as error:
         print(f"FAILED  {text}{note}: {type(error).__name__}: {str(error)[:600]}", flush=True)
         return True
-    losses = [[news["loss"] for news in model.curve_] for model in (here, there, half)]
+    losses = [[news["loss"] for news in model.training_log_] for model in (here, there, half)]
     loss, rounded = (max(abs(a / b - 1) for a, b in zip(losses[0], other)) for other in losses[1:])
     vectors = np.linalg.norm(there.item_vectors_ - here.item_vectors_) / np.linalg.norm(here.item_vectors_)
     asked = data.histories.take(np.arange(100))
@@ -179,7 +179,7 @@ def _compiles(data: Dataset, device: str) -> bool:
             print(f"FAILED  compiled {base}: {type(error).__name__}: {str(error)[:600]}", flush=True)
             bad = True
             continue
-        apart = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(runs[0].curve_, runs[1].curve_))
+        apart = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(runs[0].training_log_, runs[1].training_log_))
         wrong = apart > 1e-3
         bad |= wrong
         spent = time.perf_counter() - begun
@@ -199,7 +199,7 @@ def one(name: str, seed: int, half: bool, compiled: bool, epochs: int, threads: 
         model.epochs = epochs
     judging: list[float] = []
     marks: list[float] = []
-    judge = model._validation_metric
+    judge = model._validated
 
     def timed(*args: Any) -> float:
         begun = time.perf_counter()
@@ -207,7 +207,7 @@ def one(name: str, seed: int, half: bool, compiled: bool, epochs: int, threads: 
         judging.append(time.perf_counter() - begun)
         return found
 
-    model._validation_metric = timed
+    model._validated = timed
     run = zy.Run(seed=seed, threads=threads, device=device, compiled=compiled,
                  callbacks=(lambda news: marks.append(time.perf_counter()),))  # fmt: skip
     begun = time.perf_counter()
@@ -219,7 +219,7 @@ def one(name: str, seed: int, half: bool, compiled: bool, epochs: int, threads: 
         "row": name, "seed": seed, "half": half, "compiled": compiled, "epochs": len(marks), "fit_s": round(whole, 1),
         "first_s": round(float(training[0]), 2), "epoch_s": round(float(np.median(training[1:])), 3),
         "first_judge_s": round(judging[0], 2), "judge_s": round(statistics.median(judging[1:]), 3),
-        "loss": model.curve_[-1]["loss"], "best": max(news.get("metric", 0.0) for news in model.curve_),
+        "loss": model.training_log_[-1]["loss"], "best": max(news.get("ndcg@10", 0.0) for news in model.training_log_),
     }  # fmt: skip
     if not epochs:
         k = int(row.metrics[0].partition("@")[2])

@@ -156,7 +156,16 @@ def epoch(threads: int) -> int:
     model.rank(split.train.histories, 10, exclude=split.train.histories, run=run)
     score_s = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"epoch_s": marks[1] - marks[0], "score_s": score_s, "peak_gib": peak, "loss": model.curve_[1]}))
+    print(
+        json.dumps(
+            {
+                "epoch_s": marks[1] - marks[0],
+                "score_s": score_s,
+                "peak_gib": peak,
+                "loss": model.training_log_[1]["loss"],
+            }
+        )
+    )
     return 0
 
 

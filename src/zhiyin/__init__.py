@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zhiyin.data.splits import folds as folds
     from zhiyin.data.splits import split as split
     from zhiyin.evaluation.protocol import evaluate as evaluate
+    from zhiyin.evaluation.training_curves import plot_training as plot_training
     from zhiyin.evaluation.tuning import tune as tune
     from zhiyin.features.feature_table import Features as Features
     from zhiyin.models.als import ALS as ALS
@@ -105,6 +106,7 @@ _MODULES = {
     "Rules": "pipeline.rules",
     "evaluate": "evaluation.protocol",
     "tune": "evaluation.tuning",
+    "plot_training": "evaluation.training_curves",
     "FilmShop": "policies.simulators.film_shop",
     "whatif": "service.whatif",
 }

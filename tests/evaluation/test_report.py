@@ -33,6 +33,7 @@ class Model:
     score_seconds_per_1000: float
     peak_mb: float
     calibration: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    training_log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass

@@ -176,3 +176,24 @@ def test_score_is_an_inner_product() -> None:
     kept = data.matrix("weight").getnnz(axis=1) > 0
     scores = model.encode(data.histories) @ model.item_vectors_.T
     np.testing.assert_allclose(model.score(data.histories)[kept], scores[kept], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reg_power", [0.0, 0.5])
+def test_it_reports_what_it_minimises(reg_power: float) -> None:
+    data = shop(users=40)
+    model = ALS(factors=4, epochs=6, reg=2.0, solver="exact", reg_power=reg_power)
+    model.fit(data)
+    losses = [row["loss"] for row in model.training_log_]
+    assert losses == sorted(losses, reverse=True)
+    # The objective of the class, by brute force, with the user vectors of the last half sweep but one unknown: from
+    # vectors of any kind.
+    rng = np.random.default_rng(5)
+    users = model.confidence(data.histories, data.n_items)
+    x, y = rng.standard_normal((data.n_users, 4)), rng.standard_normal((data.n_items, 4))
+    extra = users.toarray()
+    own, had = (extra > 0).sum(axis=1), (extra > 0).sum(axis=0)
+    objective = ((1 + extra) * ((extra > 0) - x @ y.T) ** 2).sum()
+    objective += (2.0 * np.maximum(own, 1) ** reg_power * (x**2).sum(axis=1)).sum()
+    objective += (2.0 * np.maximum(had, 1) ** reg_power * (y**2).sum(axis=1)).sum()
+    found = model._loss_of(users, Run())(x.astype(np.float32), y.astype(np.float32))
+    assert found == pytest.approx(objective / users.nnz, rel=1e-4)

@@ -54,7 +54,7 @@ def test_overfits() -> None:
     model.fit(data, Run(threads=1))
     counts = np.diff(data.matrix("binary").indptr)
     least = float((counts * np.log(np.maximum(counts, 1))).sum() / (counts > 0).sum())  # all of π on what a user had
-    assert model.curve_[-1]["loss"] < least + 0.5
+    assert model.training_log_[-1]["loss"] < least + 0.5
 
 
 def test_likelihood_is_that_of_the_whole_matrix() -> None:

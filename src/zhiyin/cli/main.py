@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -39,7 +40,7 @@ from zhiyin.cli import (
 )
 from zhiyin.cli.command_clock import count_from_start_of_process
 from zhiyin.core.errors import ZhiyinError
-from zhiyin.core.interrupts import resend_lost_interrupts
+from zhiyin.core.interrupts import Interrupted, resend_lost_interrupts
 
 EPILOG = """\b
 Begin:
@@ -55,6 +56,7 @@ Exit codes:
   2  the command was not understood
   3  zhiyin check found errors in the data
   130  interrupted (Ctrl-C)
+  143  ended by SIGTERM; zhiyin train keeps a checkpoint
 """
 
 
@@ -96,6 +98,10 @@ class Group(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for name in COMMANDS if name in self.commands]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["zhiyin.command"] = shlex.join(["zhiyin", *args])
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
@@ -105,6 +111,9 @@ class Group(TyperGroup):
             if not error.silent:
                 typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(1) from None
+        except Interrupted as stop:
+            typer.echo(f"{stop.message}\ngo on with: {ctx.meta['zhiyin.command']}", err=True)
+            raise typer.Exit(128 + stop.number) from None
         except KeyboardInterrupt:
             typer.echo("interrupted, nothing was left half written", err=True)
             raise typer.Exit(130) from None

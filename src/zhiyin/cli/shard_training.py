@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +14,17 @@ from typing import TYPE_CHECKING
 from zhiyin.cli.options import CONFIG
 from zhiyin.cli.output import duration, print_json, say
 from zhiyin.cli.project import Project, open_project, project_of
+from zhiyin.cli.training_display import training_display
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import settings_of
 from zhiyin.core.registry import label
+from zhiyin.core.training_log import how_it_ended
 from zhiyin.data.project_config import Config
 from zhiyin.models.shards import read_shards, started_group
 
 if TYPE_CHECKING:
+    from zhiyin.core.run import Run
+    from zhiyin.data.dataset import Dataset
     from zhiyin.models.recommender import Recommender
     from zhiyin.pipeline.training import TrainedModel
 
@@ -59,18 +64,25 @@ def train_on_shards(
         return project, instances
 
     project, instances = group.together(opened)
-    run = project.run if first else dataclasses.replace(project.run, progress=False)
+    display = training_display() if first else None
+    run = dataclasses.replace(project.run, display=display, progress=project.run.progress if first else False)
     created = datetime.now(UTC)
     data = read_shards(folder, weights=project.config.weights or None, run=run)
     if first:
         say(repr(data))
     place = output or project.home / project.config.train.output
 
+    def fit_shown(model: Recommender, data: Dataset, run: Run) -> None:
+        with nullcontext() if display is None else display.model():
+            model.fit(data, run)
+
     def on_trained(one: TrainedModel) -> None:
         if first:
+            for sentence in how_it_ended(one.model.training_log_):
+                say(sentence)
             say(f"{label(one.model)}: fitted in {duration(one.seconds)}, saved in {one.folder}")
 
-    trained = train_models(instances, data, place, run, on_trained)
+    trained = train_models(instances, data, place, run, on_trained, fit_shown)
     if not first:
         return
     if as_version:

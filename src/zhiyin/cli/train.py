@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +26,11 @@ from zhiyin.cli.options import (
     checked_duration,
 )
 from zhiyin.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zhiyin.core.run import Run
+    from zhiyin.data.dataset import Dataset
+    from zhiyin.models.recommender import Recommender
 
 
 def train(
@@ -56,12 +63,18 @@ def train(
     as_version: Annotated[
         bool, typer.Option("--as-version", help="With --shards: keep the model as a version, for zhiyin serve.")
     ] = False,
+    callbacks: Annotated[
+        str | None,
+        typer.Option(help="Where curves go: tensorboard, mlflow, tensorboard=FOLDER,mlflow=EXPERIMENT."),
+    ] = None,
 ) -> None:
     """Fit models on all events and save them: those of the files, and those of the service's store where there is one.
 
     The findings of `zhiyin check` are printed first.
 
-    Networks write a checkpoint every two minutes: after an interruption the same command continues from it.
+    Each epoch is shown, a line each where standard error is no terminal: losses, metric, seconds, learning rate.
+    Networks write a checkpoint every two minutes and when Ctrl-C or SIGTERM ends them: the same command continues
+    from it, also where the store has heard something since. A second Ctrl-C ends at once.
 
     With --budget and no model named, a pipeline is made: sources that fit the data are tuned and joined, judged on
     the last days beside what is in use and what is popular, and kept as a version. It is put in use if it is shown to
@@ -77,6 +90,7 @@ def train(
       zhiyin train ease als:factors=128,reg=0.1
       zhiyin train ease -p reg=400 --output models
       zhiyin train sasrec:factors=128,epochs=50
+      zhiyin train sasrec --callbacks tensorboard=runs,mlflow=shop
       zhiyin train --budget 10m
       zhiyin train als itemknn --engine spark://host:7077
       zhiyin train --goal ctr --budget 5m
@@ -108,6 +122,8 @@ def train(
 
         budget = DEFAULT_BUDGET
     if budget is not None:
+        if callbacks is not None:
+            raise ConfigError("--callbacks is of named models", remedy="name models, or leave out --callbacks")
         from zhiyin.cli.budget_training import train_within
 
         if models or param:
@@ -115,18 +131,33 @@ def train(
         with opened_work(engine, engine_folder, engine_option, project.home) as work:
             train_within(project, budget, output, force, json, goal=goal, store=not no_store, work=work)
         return
+    from zhiyin.cli.training_callbacks import training_callbacks
+    from zhiyin.cli.training_display import training_display
+    from zhiyin.core.training_log import how_it_ended
     from zhiyin.pipeline.training import TrainedModel, fit_here, train_models
 
     instances = project.models(models, param)
     folder = output or project.home / project.config.train.output
+    texts = project.config.train.callbacks if callbacks is None else callbacks.split(",")
+    display = training_display()
+    run = dataclasses.replace(
+        project.run, display=display, callbacks=training_callbacks([text for text in texts if text], project.home)
+    )
 
     def on_trained(one: TrainedModel) -> None:
+        for sentence in how_it_ended(one.model.training_log_):
+            say(sentence)
         say(f"{label(one.model)}: fitted in {duration(one.seconds)}, saved in {one.folder}")
 
     with opened_work(engine, engine_folder, engine_option, project.home) as work:
         data = project.training_data(store=not no_store, read=None if work is None else work.read)
         fit = work.fit if work is not None else fit_here
-        trained = train_models(instances, data, folder, project.run, on_trained, fit)
+
+        def fit_shown(model: Recommender, data: Dataset, run: Run) -> None:
+            with nullcontext() if display is None else display.model():
+                fit(model, data, run)
+
+        trained = train_models(instances, data, folder, run, on_trained, fit_shown)
     if json:
         print_json(
             [

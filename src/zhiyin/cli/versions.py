@@ -10,20 +10,33 @@ import typer
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
 if TYPE_CHECKING:
-    from zhiyin.pipeline.model_versions import Bundles
+    from zhiyin.pipeline.model_versions import Bundle, Bundles
 
 
-def versions(config: ConfigFile = CONFIG, json: Json = False) -> None:
+def versions(
+    version: Annotated[int | None, typer.Argument(min=1, help="Show this one, and write its report.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The report; default version-N.html.")] = None,
+    config: ConfigFile = CONFIG,
+    json: Json = False,
+) -> None:
     """List all versions and which is in use. One whose manifest is damaged is listed with the reason.
+
+    With the number of a version, show how it was judged and trained, and write its report: searches of
+    hyperparameters, training curves, what each source adds.
 
     \b
     Examples:
       zhiyin versions
+      zhiyin versions 3
+      zhiyin versions 3 -o report.html
     """
     from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.core.errors import DataError
 
     bundles = bundles_of(config)
+    if version is not None:
+        _show(bundles.get(version), output or config.parent / f"version-{version}.html", json)
+        return
     try:
         in_use = bundles.current_number
     except DataError as error:
@@ -37,6 +50,33 @@ def versions(config: ConfigFile = CONFIG, json: Json = False) -> None:
         print_table(columns, [["" if row[name] is None else row[name] for name in columns] for row in rows])
     else:
         say(f"no versions in {bundles.folder}; make one: zhiyin train --budget 10m")
+
+
+def _show(bundle: Bundle, page: Path, json: bool) -> None:
+    """Print how a version was judged and trained, and write its report."""
+    from zhiyin.cli.output import print_json, print_table, say
+    from zhiyin.core.errors import MissingExtraError
+    from zhiyin.core.training_log import how_it_ended
+    from zhiyin.evaluation.training_logs import training_logs
+    from zhiyin.pipeline.version_report import write_version_report
+
+    report, logs = bundle.report(), training_logs(bundle.model_folder)
+    if json:
+        print_json({"version": bundle.version, "manifest": {k: v for k, v in bundle.manifest.items() if k != "files"},
+                    "report": report, "training": logs})  # fmt: skip
+    else:
+        manifest = bundle.manifest
+        rows = [["model", manifest["model"]], ["made", manifest["made"]], *manifest["figures"].items()]
+        print_table(["what", f"version {bundle.version}"], [*rows, *manifest["data"].items()])
+        if report.get("judged", {}).get("why"):
+            say(str(report["judged"]["why"]))
+        for log in logs.values():
+            for sentence in how_it_ended(log):
+                say(sentence)
+    try:
+        say(f"wrote {write_version_report(bundle, page)}")
+    except MissingExtraError as error:
+        say(str(error))
 
 
 def promote(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import dataclasses
+import os
 import signal
 import sys
 import threading
@@ -18,6 +20,59 @@ from typing import Any
 
 # Seconds until it is sent again: by then the finaliser has ended.
 RESEND_SECONDS = 0.01
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended work at a place from which it can go on; the message says where.
+
+    Parameters
+    ----------
+    number: the signal.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.message, self.number = message, number
+
+
+@dataclasses.dataclass
+class StopRequest:
+    """Whether a signal asks to stop. number: that signal; None while there is none."""
+
+    number: int | None = None
+
+
+@contextlib.contextmanager
+def deferred_interrupts(notice: Callable[[], None]) -> Iterator[StopRequest]:
+    """A request to stop, which the first SIGINT or SIGTERM sets, after `notice`; a second one acts at once.
+
+    Who does not look at the request gets the signal when the block has ended without an exception. In other threads
+    than the main one, and where a signal is ignored, it is never set.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if request.number is None:
+            request.number = number
+            notice()
+            return
+        signal.signal(number, kept[signal.Signals(number)])
+        os.kill(os.getpid(), number)
+
+    for number in kept:
+        signal.signal(number, on_signal)
+    try:
+        yield request
+    finally:
+        for number, old in kept.items():
+            signal.signal(number, old)
+    if request.number is not None:
+        os.kill(os.getpid(), request.number)
 
 
 def resend_lost_interrupts() -> None:

@@ -8,12 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 
 from zhiyin.core.params import whole_number
+from zhiyin.core.training_log import TrainingLog
 
 log = logging.getLogger("zhiyin")
 
@@ -22,6 +23,14 @@ class Advance(Protocol):
     """Advances a progress bar by some steps; `note` is shown behind it."""
 
     def __call__(self, steps: int, note: str = "") -> None: ...
+
+
+class Display(Protocol):
+    """Shows a training as it goes, in place of progress bars: see `cli/training_display.py`."""
+
+    def bar(self, label: str, total: int | None) -> AbstractContextManager[Advance]: ...
+    def show(self, news: dict[str, Any]) -> None: ...  # of one epoch, as callbacks are told
+    def notice(self, text: str) -> None: ...  # called by signal handlers: it may not wait for anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Run:
     callbacks: each is called with a dict such as {"model": "ALS", "epoch": 3, "of": 15, "seconds": 1.2}.
     checkpoint: a folder where long training keeps its state; the same training begun again goes on from there.
     checkpoint_every: time between two checkpoints.
+    display: what shows epochs and progress in place of bars; None: bars. Nothing is shown where `progress` is False.
     learner: given an unfitted model, what learns in place of its `_fit`, such as jobs on a cluster: a function of data
         and run that sets the same attributes; None where the model learns in this process.
     approximate: whether single requests may be answered by a search index where a large model has one, which misses
@@ -53,6 +63,7 @@ class Run:
     checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: str = "10m"
     approximate: bool | None = None
+    display: Display | None = None
     learner: Callable[[Any], Callable[[Any, Run], None] | None] | None = None
 
     def __post_init__(self) -> None:
@@ -71,13 +82,46 @@ class Run:
         return np.random.default_rng([self.seed, *stream])
 
     def report(self, **values: Any) -> None:
-        """Call every callback with these values."""
+        """Show these values and call every callback with them."""
+        if self.display is not None and self.progress is not False:
+            self.display.show(values)
         for callback in self.callbacks:
             callback(values)
+
+    def recorded(self) -> tuple[Run, TrainingLog]:
+        """This run with a log of what it reports, and that log."""
+        kept = TrainingLog()
+        return dataclasses.replace(self, callbacks=(kept, *self.callbacks)), kept
+
+    def record(self, *rows: dict[str, Any]) -> None:
+        """Add reports to the logs alone: those of an earlier process, which were shown then."""
+        for kept in self._logs:
+            for row in rows:
+                kept(row)
+
+    def record_end(self, **values: Any) -> None:
+        """Add to the last report in the logs what is known only after it, such as why training stopped."""
+        for kept in self._logs:
+            kept.end(**values)
+
+    @property
+    def _logs(self) -> list[TrainingLog]:
+        return [callback for callback in self.callbacks if isinstance(callback, TrainingLog)]
+
+    def notice(self, text: str) -> None:
+        """Tell a person something from a signal handler."""
+        if self.display is not None and self.progress is not False:
+            self.display.notice(text)
+        elif log.isEnabledFor(logging.INFO):
+            os.write(2, f"{text}\n".encode())
 
     @contextmanager
     def bar(self, label: str, total: int | None) -> Iterator[Advance]:
         """A progress bar that appears only when the work outlives a second. Yields `advance(steps, note)`."""
+        if self.display is not None and self.progress is not False:
+            with self.display.bar(label, total) as advance:
+                yield advance
+            return
         show = self.progress if self.progress is not None else sys.stderr.isatty()
         if not show:
             yield lambda steps, note="": None

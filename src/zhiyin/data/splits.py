@@ -1,4 +1,4 @@
-"""Splits of a log into a training and a test part.
+"""Splits of a log into a training and a test part, and a validation part between them where one is asked for.
 
 All parts keep the codes of the whole log. Items that are in the test part alone are no candidates: a model
 cannot know them, and their test events count as misses.
@@ -22,15 +22,19 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.draws import event_draws, time_quantile
 from zhiyin.data.evaluable_users import MIN_USERS, balanced_cuts, count_judged, judges_enough_more
 
+# Between the words of a split and those of its validation part.
+_VALID = "; of what is left: "
 KINDS = ("time", "last", "ratio", "cold-users", "cold-items", "rolling")
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A pair (train, test), which unpacks as one, with the protocol in words.
+    """A pair (train, test), which unpacks as one, with the protocol in words; with a validation part, a triple (train,
+    valid, test).
 
     `warnings`: limits of the figures, in sentences. `fold_in`: the events that a model is given of each user when it
-    recommends: the train history, but in a cold-users split the first half of the history of held-out users.
+    recommends: the train history, and with it the validation part where there is one; in a cold-users split the first
+    half of the history of held-out users. `valid`: what settings and the moment to stop are chosen on; None: none.
     """
 
     train: Dataset
@@ -39,14 +43,27 @@ class Split:
     protocol: str
     warnings: tuple[str, ...] = ()
     shown: Dataset | None = None
+    valid: Dataset | None = None
+    valid_shown: Dataset | None = None
 
     def __iter__(self) -> Iterator[Dataset]:
-        return iter((self.train, self.test))
+        return iter((self.train, self.test) if self.valid is None else (self.train, self.valid, self.test))
 
     @property
     def fold_in(self) -> Dataset:
         """The events that a model is given of each user when it recommends."""
         return self.shown if self.shown is not None else self.train
+
+    @property
+    def validation(self) -> Split:
+        """The split (train, valid), to choose by what is judged on `test` later: `zy.evaluate(models, split=...)`.
+
+        Raises ConfigError where there is no validation part.
+        """
+        if self.valid is None:
+            raise ConfigError("the split has no validation part", remedy="zy.split(data, valid=0.1, test=0.2)")
+        protocol = self.protocol.rpartition(_VALID)[2]
+        return Split(self.train, self.valid, self.by, protocol, self.warnings, self.valid_shown)
 
 
 def split(
@@ -54,11 +71,12 @@ def split(
     by: str = "auto",
     *,
     test: str | float | None = None,
+    valid: str | float | None = None,
     folds: int = 3,
     run: Run | None = None,
     exclude_seen: bool = True,
 ) -> Split:
-    """Split a log.
+    """Split a log: `train, test = split(data)`, or `train, valid, test = split(data, valid=0.1)`.
 
     Parameters
     ----------
@@ -71,16 +89,26 @@ def split(
         `time_split`. `warnings` names the reason.
     test: a duration ("7d") or share (0.2) of the log for "time"; a share for the others. Default: the last
         20 % of events for "time", 0.2 for the others.
+    valid: how much is held back to choose settings by and to stop training at, by the same protocol and before the
+        test part: a duration or share of the whole log, as `test`. With "last" each user's last but one event,
+        whatever the number. None: no validation part.
     exclude_seen: whether "auto" counts as judged only users with an item in the test part that is new to them, as
         `evaluate` does; else also those who repeat.
     """
     if by == "rolling":
         raise ConfigError("a rolling split is several", remedy="use folds(data, k=3, test='7d')")
+    if valid is not None:
+        outer = split(data, by, test=test, run=run, exclude_seen=exclude_seen)
+        return _with_valid(data, outer, valid, 0.2 if not _is_number(test) else float(test), run)  # type: ignore[arg-type]
     if by == "auto":
         return _auto(data, test, run, exclude_seen)
     if by not in KINDS:
         raise ConfigError(f"there is no split {by!r}", remedy=suggest(by, ["auto", *KINDS]))
-    rng = (run or Run()).rng(101)
+    return _split_by(data, by, test, (run or Run()).rng(101))
+
+
+def _split_by(data: Dataset, by: str, test: str | float | None, rng: np.random.Generator) -> Split:
+    """The split of one of KINDS but "rolling"."""
     if by == "time":
         _need_times(data, "a split by time")
         return _by_time(data, _cut(data, test))
@@ -90,6 +118,26 @@ def split(
     if by == "ratio":
         return _ratio(data, share, rng)
     return _cold_users(data, share, rng) if by == "cold-users" else _cold_items(data, share, rng)
+
+
+def _with_valid(data: Dataset, outer: Split, valid: str | float, test: float, run: Run | None) -> Split:
+    """A split whose training part is cut once more, by the same protocol. test: share of the test part, where it was
+    cut by one."""
+    part: str | float = valid
+    if _is_number(valid) and outer.by != "last":
+        left = outer.train.n_events / max(1, data.n_events) if outer.by == "time" else 1 - test
+        if not 0 < _share(valid) < left:
+            raise ConfigError(
+                f"valid = {valid} leaves nothing to learn from: the test part leaves {left:.0%} of the log",
+                remedy="a smaller valid or test",
+            )
+        part = float(valid) / left
+    # Draws of their own: by the same ones the same users would be held back again.
+    inner = _split_by(outer.train, outer.by, part, (run or Run()).rng(103))
+    shown = outer.shown if outer.by == "cold-users" else outer.train
+    warnings = tuple(dict.fromkeys((*outer.warnings, *inner.warnings)))
+    protocol = outer.protocol + _VALID + inner.protocol.replace("test", "valid")
+    return Split(inner.train, outer.test, outer.by, protocol, warnings, shown, inner.test, inner.shown)
 
 
 def _auto(data: Dataset, test: str | float | None, run: Run | None, exclude_seen: bool) -> Split:
@@ -313,8 +361,9 @@ def _cold_users(data: Dataset, share: float, rng: np.random.Generator) -> Split:
     shown = cold[user] & (position < lengths[user] // 2)
     train = _train_part(data, ~cold[user])
     test = data.subset(cold[user] & ~shown)
+    n_unknown = int((cold & (lengths > 0)).sum())
     protocol = (
-        f"{int(cold.sum()):,} users are unknown to the model; the first half of each history is shown, the rest is test"
+        f"{n_unknown:,} users are unknown to the model; the first half of each history is shown, the rest is test"
     )
     seen = data.subset(shown, candidates=train.candidates)
     return Split(train, test, "cold-users", protocol, _small(train, test), shown=seen)
@@ -326,7 +375,8 @@ def _cold_items(data: Dataset, share: float, rng: np.random.Generator) -> Split:
     cold[rng.permutation(data.n_items)[: max(1, round(share * data.n_items))]] = True
     # The catalogue knows the cold items, so they stay candidates: that is what is judged.
     train, test = data.subset(~cold[item]), data.subset(cold[item])
-    protocol = f"{int(cold.sum()):,} items have no event in train; only they are test"
+    with_events = cold & (data.item_counts() > 0)
+    protocol = f"{int(with_events.sum()):,} items have no event in train; only they are test"
     warnings = ("models that know items by their events alone cannot recommend cold items",)
     return Split(train, test, "cold-items", protocol, (*warnings, *_small(train, test)))
 

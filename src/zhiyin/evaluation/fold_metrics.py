@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -42,6 +42,7 @@ class ModelFoldResult:
     score_seconds: float
     peak_mb: float
     ratings: RatingResult | None = None
+    training_log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 class Work(Protocol):
@@ -133,8 +134,9 @@ class Fold:
             segment: self._accuracy_of_items(result, items) for segment, items in self.item_segments.items()
         }
         return ModelFoldResult(
-            result.per_user | per_user, list_metrics, by_item_segment, fit_seconds, result.seconds, memory.mb, rated
-        )
+            result.per_user | per_user, list_metrics, by_item_segment, fit_seconds, result.seconds, memory.mb, rated,
+            [dict(row) for row in model.training_log_],
+        )  # fmt: skip
 
     def _beyond_accuracy(
         self, result: WindowResult, popular_lists: np.ndarray

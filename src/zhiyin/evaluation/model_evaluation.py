@@ -60,7 +60,7 @@ class Window:
 
         Raises DataError where no user has a relevant item.
         """
-        train, test = split
+        train, test = split.train, split.test
         histories = split.fold_in.histories
         owner, relevant, seen = relevant_pairs(test, histories, exclude_seen)
         users, counts = np.unique(owner, return_counts=True)

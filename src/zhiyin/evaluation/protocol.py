@@ -58,6 +58,7 @@ class ModelResult:
     A user of several folds counts in the means once a fold; intervals and tests take all of their rows as one user's.
     `fit_seconds` is NaN for a model that was given fitted. `peak_mb`: see `model_evaluation.PeakMemory`. `calibration`:
     of a model of ratings, mean predicted and true rating by bucket (`rating_evaluation.calibration_table`).
+    `training_log`: one dict an epoch, of the last fold where there are several; see `core.training_log.TrainingLog`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ModelResult:
     score_seconds_per_1000: float
     peak_mb: float
     calibration: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    training_log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +252,7 @@ def evaluate(
                 1000 * sum(o.score_seconds for o in results_of_model) / n_judged,
                 max(o.peak_mb for o in results_of_model),
                 [] if ratings is None else ratings.calibration(name),
+                results_of_model[-1].training_log,
             )
         )
     sentences = protocol_sentences(splits, windows, folds, ks, rounds, run, auc)

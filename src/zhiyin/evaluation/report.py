@@ -29,6 +29,7 @@ from zhiyin.evaluation.comparison_table import (
 from zhiyin.evaluation.rating_metric_names import RATING, is_rating_metric
 from zhiyin.evaluation.report_figures import COLOURS, scatter, segments
 from zhiyin.evaluation.report_ratings import calibration_figure, calibration_section
+from zhiyin.evaluation.training_curves import curve_figures, curves_section
 
 
 def write_report(evaluation: Comparison, path: str | Path) -> Path:
@@ -42,6 +43,8 @@ def write_report(evaluation: Comparison, path: str | Path) -> Path:
         calibration_figure(models, colours),
     ]
     drawn = [figure for figure in figures if figure["data"]]
+    logs = {model.name: model.training_log for model in models}
+    curves = curve_figures(logs)
     body = "".join(
         [
             _header(evaluation, models),
@@ -49,11 +52,14 @@ def write_report(evaluation: Comparison, path: str | Path) -> Path:
             _tables(evaluation, models, colours),
             _calibration(models),
             _charts(evaluation, models, colours, {figure["id"] for figure in drawn}),
+            curves_section(curves, logs),
             _settings(models, colours),
             _versions(evaluation),
         ]
     )
-    return write_page(path, evaluation.title, body, drawn)
+    return write_page(
+        path, evaluation.title, body, [*drawn, *(panel for panels in curves.values() for panel in panels)]
+    )
 
 
 def write_page(path: str | Path, title: str, body: str, figures: list[dict[str, Any]]) -> Path:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,8 @@ _PARTS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 _FEWEST = 200
 # Trials that are not pruned, before the median is used.
 _STARTUP = 5
+# Finished trials from which on it is told how much each hyperparameter matters.
+MIN_IMPORTANCE_TRIALS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,8 @@ class TuneResult:
     protocol: how it was measured, in sentences.
     warnings: of the validation split.
     interrupted: Ctrl-C ended the search early; what was finished counts.
+    importance: share of the differences between trials that each hyperparameter explains, by PED-ANOVA (Watanabe,
+        Bansal & Hutter, IJCAI 2023); empty where too few trials were finished.
     """
 
     best: dict[str, Any]
@@ -73,6 +78,17 @@ class TuneResult:
     protocol: list[str]
     warnings: list[str]
     interrupted: bool = False
+    importance: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def history(self) -> dict[str, Any]:
+        """The search as JSON, for reports: "metric", "importance" and "trials", each with its "settings"."""
+        names = ("trial", "state", "value", "seconds")
+        trials = [
+            {name: row[name] for name in names} | {"settings": {k: v for k, v in row.items() if k not in names}}
+            for row in self.trials.fill_nan(None).to_dicts()
+        ]
+        return {"metric": self.metric, "importance": self.importance, "trials": trials}
 
     def __str__(self) -> str:
         finished = int((self.trials["state"] == "complete").sum())
@@ -83,7 +99,10 @@ class TuneResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers; what is not a number is None."""
-        plain = {name: getattr(self, name) for name in ("best", "metric", "protocol", "warnings", "interrupted")}
+        plain = {
+            name: getattr(self, name)
+            for name in ("best", "metric", "protocol", "warnings", "interrupted", "importance")
+        }
         plain |= {name: _number(getattr(self, name)) for name in ("value", "default_value")}
         return plain | {"model": label(self.model), "trials": self.trials.fill_nan(None).to_dicts()}
 
@@ -170,7 +189,7 @@ def tune(
         chosen = start | {name: best.params[name] for name in space if name in best.params}
         first = _inside(space, start)
         began = next((t.value for t in complete if all(t.params.get(n) == v for n, v in first.items())), float("nan"))
-        frame = _frame(study, space)
+        frame, importance = _frame(study, space), _importance(optuna, study)
     return TuneResult(
         chosen,
         type(model)(**chosen),
@@ -181,6 +200,7 @@ def tune(
         _protocol(parts.protocol, window, space, metric, run),
         list(parts.warnings),
         interrupted,
+        importance,
     )
 
 
@@ -432,6 +452,18 @@ def _frame(study: Any, space: dict[str, Param]) -> pl.DataFrame:
     numbers = {"int": pl.Int64, "float": pl.Float64}
     kinds |= {name: numbers[p.kind] if _choices(p) is None else pl.String for name, p in space.items()}
     return pl.DataFrame(rows, schema=kinds)
+
+
+def _importance(optuna: Any, study: Any) -> dict[str, float]:
+    """The importance of each hyperparameter; empty where it cannot be told."""
+    finished = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    if len(finished) < MIN_IMPORTANCE_TRIALS or len({trial.value for trial in finished}) < 2:
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    with warnings.catch_warnings():  # it is an experimental part of Optuna
+        warnings.simplefilter("ignore")
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in found.items()}
 
 
 def _protocol(parts: str, window: Window | RatingWindow, space: dict[str, Param], metric: str, run: Run) -> list[str]:

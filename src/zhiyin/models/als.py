@@ -19,6 +19,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Entries, Histories
 from zhiyin.models import search_plan
 from zhiyin.models.conjugate_gradient import solve_steps
+from zhiyin.models.loss_sample import sampled_users
 from zhiyin.models.normal_equations import solve_blocks
 from zhiyin.models.recommender import VectorRecommender
 from zhiyin.models.training_context import TrainingContext
@@ -71,7 +72,29 @@ class ALS(VectorRecommender):
         users = self.confidence(data.histories, data.n_items)
         items = users.T.tocsr()
         x, y = self.initial_vectors(data.n_users, np.diff(items.indptr), run)
-        self.sweep(partial(self._half, run, users), partial(self._half, run, items), x, y, self.epochs, run)
+        halves = partial(self._half, run, users), partial(self._half, run, items)
+        self.sweep(*halves, x, y, self.epochs, run, self._loss_of(users, run))
+
+    def _loss_of(self, users: sparse.csr_matrix, run: Run) -> Callable[[np.ndarray, np.ndarray], float]:
+        """The loss of vectors x and y: what is minimised, by entry, on `sampled_users`. users: CSR of alpha · w."""
+        rows = sampled_users(users.indptr, run)
+        sample = users[rows]
+        owner = rows[np.repeat(np.arange(len(rows)), np.diff(sample.indptr))]
+        share = len(rows) / max(1, users.shape[0])
+        user_reg, item_reg = (
+            self.reg * np.maximum(counts, 1.0) ** self.reg_power
+            for counts in (np.diff(sample.indptr), np.bincount(users.indices, minlength=users.shape[1]))
+        )
+
+        def loss(x: np.ndarray, y: np.ndarray) -> float:
+            scores = np.einsum("nd,nd->n", x[owner], y[sample.indices], dtype=np.float64)
+            own = x[rows].astype(np.float64)
+            seen = (1 + sample.data) @ (1 - scores) ** 2 - scores @ scores  # those not had count with every item below
+            fit = seen + np.einsum("nd,de,ne->", own, (y.T @ y).astype(np.float64), own, optimize=True)
+            penalty = user_reg @ (own**2).sum(axis=1) + share * (item_reg @ (y.astype(np.float64) ** 2).sum(axis=1))
+            return float((fit + penalty) / max(1, sample.nnz))
+
+        return loss
 
     def initial_vectors(self, n_users: int, item_entries: np.ndarray, run: Run) -> tuple[np.ndarray, np.ndarray]:
         """Vectors to begin from: zeros for users, small random ones for items; those of items without events are zero.
@@ -95,12 +118,14 @@ class ALS(VectorRecommender):
         y: np.ndarray,
         epochs: int,
         run: Run,
+        loss: Callable[[np.ndarray, np.ndarray], float] | None = None,
     ) -> None:
         """Run `epochs` sweeps from x and y, in place, and store the item vectors.
 
         Parameters
         ----------
         improve_users, improve_items: a half sweep each: improves its first argument in place, the second fixed.
+        loss: the loss of x and y, which each sweep reports.
         """
         started = time.perf_counter()
         with run.bar("ALS", epochs) as advance:
@@ -108,7 +133,9 @@ class ALS(VectorRecommender):
                 improve_users(x, y)
                 improve_items(y, x)
                 advance(1)
-                run.report(model="ALS", epoch=epoch + 1, of=epochs, seconds=time.perf_counter() - started)
+                news = {} if loss is None else {"loss": loss(x, y)}
+                seconds = time.perf_counter() - started
+                run.report(model="ALS", epoch=epoch + 1, of=epochs, **news, seconds=seconds)
         self.item_vectors_ = y  # type: ignore[misc]
         self.gram_ = (y.T @ y).astype(np.float32)
         self.user_gram_ = (x.T @ x).astype(np.float32)  # type: ignore[misc]

@@ -101,7 +101,7 @@ class BPR(VectorRecommender):
                 loss = plan.epoch(x, y, bias, rate, self.reg, rng, run)
                 advance(1, f"loss {loss:.4f}")
                 seconds = time.perf_counter() - started
-                run.report(model="BPR", epoch=epoch + 1, of=self.epochs, loss=loss, seconds=seconds)
+                run.report(model="BPR", epoch=epoch + 1, of=self.epochs, loss=loss, learning_rate=rate, seconds=seconds)
         self.item_vectors_ = np.concatenate([y, bias[:, None]], axis=1)  # type: ignore[misc]
         self.counts_ = counts  # type: ignore[misc]
 

@@ -30,6 +30,7 @@ from zhiyin.models.registry import make, parse
 if TYPE_CHECKING:
     from zhiyin.features.text_cnn import Words
     from zhiyin.models.hybrid_networks import Inputs, Mapping
+    from zhiyin.models.neural.checkpoints import Identity
 
 # Share of the items with events that the map does not learn from; they calibrate the scale of mapped vectors.
 HELD_OUT_SHARE = 0.2
@@ -366,9 +367,11 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
             self._network = network_with(weights, lambda: self._build(n_codes, len(self.mean_)))
         return self._network
 
-    def _identity(self, data: Dataset, run: Run) -> str:
-        identity = json.dumps(["Hybrid", settings_of(self), data.fingerprint, run.seed])
-        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    def _identity(self, data: Dataset, run: Run) -> Identity:
+        from zhiyin.models.neural.checkpoints import Identity
+
+        settings = json.dumps(["Hybrid", settings_of(self), run.seed])
+        return Identity(hashlib.blake2b(settings.encode(), digest_size=16).hexdigest(), data.fingerprint)
 
     # -- the collaborative model ------------------------------------------------------------------------------------
 
@@ -377,7 +380,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         arrays: dict[str, np.ndarray] = {}
         values: dict[str, Any] = {}
         for name, value in vars(base).items():
-            if not name.endswith("_") or name in ("context_", "item_vectors_"):
+            if not name.endswith("_") or name in ("context_", "item_vectors_", "training_log_"):
                 continue
             if isinstance(value, np.ndarray):
                 arrays[name] = value

@@ -16,8 +16,10 @@ from zhiyin.core.run import Run
 from zhiyin.features.image_cnn import ImageCNN
 from zhiyin.features.images import Images
 from zhiyin.features.text_cnn import TextCNN
+from zhiyin.models.neural.checkpoints import Identity
+from zhiyin.models.neural.devices import threads
 from zhiyin.models.neural.layers import Dropout
-from zhiyin.models.neural.training_loop import threads, train
+from zhiyin.models.neural.training_loop import Validated, train
 from zhiyin.models.two_tower import Bag
 
 # Number of items mapped at once; fewer with pictures.
@@ -164,21 +166,22 @@ def learn(
     run: Run,
     *,
     label: str,
-    identity: str,
-) -> list[dict[str, float]]:
-    """Train in place, with early stopping on the items `held_out`. Returns the learning curve."""
+    identity: Identity,
+) -> None:
+    """Train in place, with early stopping on the items `held_out`."""
 
-    def validate() -> float:
+    def validate() -> Validated:
         device = next(network.parameters()).device
         total = 0.0
         with torch.inference_mode():
             for start in range(0, len(held_out), PICTURES_PER_BATCH):
                 batch = batches.batch(held_out[start : start + PICTURES_PER_BATCH]).to(device)
                 total += float(network.loss(batch, torch.Generator())[0])
-        return -total / max(float(batches.weights[held_out].sum()), 1e-12)
+        loss = total / max(float(batches.weights[held_out].sum()), 1e-12)
+        return Validated(-loss, loss)
 
     validate_or_none = validate if len(held_out) else None
-    return train(network, batches, plan, run, label=label, validate=validate_or_none, identity=identity).curve
+    train(network, batches, plan, run, label=label, validate=validate_or_none, metric="", identity=identity)
 
 
 def mapped(network: Mapping, inputs: Inputs, out: int, run: Run) -> np.ndarray:

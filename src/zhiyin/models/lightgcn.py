@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,6 +72,7 @@ has no room for popularity |
     )
 
     table_: ClassVar[np.ndarray]
+    _learns_users = True
 
     def _prepare(self, data: Dataset, run: Run) -> None:
         self._graph = data.matrix("binary")
@@ -81,10 +83,18 @@ has no room for popularity |
     def _batches(self, data: Dataset, run: Run) -> HistoryBatches:
         return HistoryBatches(self._graph, self.batch_size, run.seed)
 
+    def _held_out(self, queries: Histories, relevant: Histories, data: Dataset) -> Iterator[HistoryBatch]:
+        """All items of users that the graph knows, with those held out."""
+        known = np.flatnonzero(np.diff(self._graph.indptr)[queries.users] > 0)
+        if len(known):
+            rows = torch.from_numpy(queries.users[known].astype(np.int64))
+            wanted = relevant.take(known).matrix(data.n_items, "binary")
+            whole = ((self._graph[queries.users[known]] + wanted) > 0).astype(np.float32)
+            yield dataclasses.replace(HistoryBatch.of(whole), rows=rows, wanted=HistoryBatch.of(wanted))
+
     def _learned(self, network: nn.Module, progress: Progress) -> None:
         """Store item tables only: users are encoded from them, without the graph."""
         self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
-        self.curve_ = progress.curve  # type: ignore[misc]
         self.weights_ = {}  # type: ignore[misc]
         for name in ("_network", "_graph"):
             delattr(self, name)
@@ -160,7 +170,7 @@ class Convolution(nn.Module):
         )
 
     def loss(self, batch: HistoryBatch, draw: torch.Generator) -> tuple[Tensor, int]:
-        """Sum over the pairs of the batch's users, and their number."""
+        """Sum over the pairs of the batch's users, and their number; of `batch.wanted` alone where it is given."""
         s, owner = self.settings, batch.owner
         users, items = self.layers()
         x = users[batch.rows]
@@ -170,7 +180,14 @@ class Convolution(nn.Module):
                 x, items = functional.normalize(x, dim=1) / s.temperature, functional.normalize(items, dim=1)
                 log_q = self.drawn.uncorrected(log_q, negatives)
             near, far = logits(x, items, None, batch, negatives, log_q)
-            return functional.softplus(far[owner] - near).sum(), batch.events
+            lost = functional.softplus(far[owner] - near)
+            if batch.wanted is None:
+                return lost.sum(), batch.events
+            pairs, wanted = (part.owner * len(items) + part.items for part in (batch, batch.wanted))
+            return lost[torch.isin(pairs, wanted)].sum(), batch.wanted.events
+        if batch.wanted is not None:
+            batch = dataclasses.replace(batch.wanted, rows=batch.rows)
+            owner = batch.owner
         others = torch.randint(len(items), (batch.events,), generator=draw).to(x.device)
         near, far = ((x[owner] * items[of]).sum(dim=1) for of in (batch.items, others))
         touched = (self.users[batch.rows[owner]], self.items[batch.items], self.items[others])

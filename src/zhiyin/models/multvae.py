@@ -18,9 +18,9 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.process_group import ALONE, ProcessGroup
 from zhiyin.models.neural import losses
+from zhiyin.models.neural.devices import threads
 from zhiyin.models.neural.layers import Dropout
 from zhiyin.models.neural.neural_recommender import NeuralRecommender
-from zhiyin.models.neural.training_loop import threads
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
 
 # Number of histories encoded at once when serving.
@@ -72,6 +72,12 @@ class MultVAE(NeuralRecommender):
         if self.negatives:
             self._network.negatives = Negatives(matrix, self.negatives, data.group)  # type: ignore[assignment]
         return HistoryBatches(matrix, self.batch_size, run.seed, data.group)
+
+    def _held_out(self, queries: Histories, relevant: Histories, data: Dataset) -> Iterator[HistoryBatch]:
+        seen, wanted = (histories.matrix(data.n_items, "binary") for histories in (queries, relevant))
+        for start in range(0, len(queries), HISTORIES_PER_BATCH):
+            part = slice(start, start + HISTORIES_PER_BATCH)
+            yield dataclasses.replace(HistoryBatch.of(seen[part]), wanted=HistoryBatch.of(wanted[part]))
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, d + 1], the last element 1; zeros where there is no positive event."""
@@ -138,6 +144,12 @@ class Autoencoder(nn.Module):
 
     def unpacked(self, z: Tensor) -> Tensor:
         return z if self.small else torch.tanh(self.from_latent(z))
+
+    def held_out_loss(self, batch: HistoryBatch, draw: torch.Generator) -> tuple[Tensor, int]:
+        """Minus the log-likelihood of `batch.wanted`, from the mean of z, summed over users, and their number."""
+        assert batch.wanted is not None
+        loss = likelihood_loss(self(batch), self.decoder, self.decoder_bias, batch.wanted)
+        return loss, len(batch.counts)
 
     def loss(self, batch: HistoryBatch, draw: torch.Generator) -> tuple[Tensor, int]:
         """Negative ELBO with the KL divergence annealed, summed over users, and their number."""
@@ -237,6 +249,7 @@ class HistoryBatch:
     items: int64[m], one history after another; offsets: int64[b], where each begins; counts: float32[b], their sizes.
     rows: int64[b], which histories these are.
     step: the number of the step in all of training.
+    wanted: held-out items of the same users; None in training.
     """
 
     items: Tensor
@@ -244,6 +257,7 @@ class HistoryBatch:
     counts: Tensor
     rows: Tensor
     step: int = 0
+    wanted: HistoryBatch | None = None
 
     @classmethod
     def of(cls, matrix: sparse.csr_matrix, rows: np.ndarray | None = None, step: int = 0) -> HistoryBatch:
@@ -273,7 +287,8 @@ class HistoryBatch:
 
     def to(self, device: torch.device) -> HistoryBatch:
         items, offsets, counts, rows = (v.to(device) for v in (self.items, self.offsets, self.counts, self.rows))
-        return HistoryBatch(items, offsets, counts, rows, self.step)
+        wanted = None if self.wanted is None else self.wanted.to(device)
+        return HistoryBatch(items, offsets, counts, rows, self.step, wanted)
 
 
 class HistoryBatches:

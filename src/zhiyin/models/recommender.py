@@ -8,7 +8,7 @@ attributes end in `_`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list, id_series
 from zhiyin.data.process_group import ProcessGroup
+from zhiyin.data.splits import Split
 from zhiyin.models import ann_index, search_plan
 from zhiyin.models.finite_check import check_finite
 from zhiyin.models.item_to_item import score_by_table
@@ -52,7 +53,15 @@ class Recommender(Parameterized):
     trains_from_shards: ClassVar[bool] = False
     # Learned attributes that are neither arrays nor numbers: `_write_parts` and `_read_parts` store them.
     _parts: ClassVar[tuple[str, ...]] = ()
+    # Whether `_fit` looks at the validation part that `fit` was given.
+    _takes_valid: ClassVar[bool] = False
+    # Whether what `_fit` reports is kept; a model made of others leaves it to them.
+    _keeps_log: ClassVar[bool] = True
+    # The validation part that `fit` was given, while it runs.
+    _valid: ClassVar[Dataset | Split | None] = None
     context_: ClassVar[TrainingContext]
+    # One dict an epoch of training: see `core.training_log.TrainingLog`. Empty for a model without epochs.
+    training_log_: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
     # -- implemented by a model -----------------------------------------------------------------------------------
 
@@ -80,14 +89,26 @@ class Recommender(Parameterized):
 
     # -- public methods -------------------------------------------------------------------------------------------
 
-    def fit(self, data: Dataset, run: Run | None = None) -> Any:
+    def fit(self, data: Dataset, run: Run | None = None, *, valid: Dataset | Split | None = None) -> Any:
         """Learn from a data set, discarding what was learned before. Returns self.
+
+        Parameters
+        ----------
+        valid: events held back to decide when to stop, with the codes of `data`: `valid` of
+            `zy.split(data, valid=...)`, or its `validation`, which also says what is known of new users. Networks take
+            it in place of the part that they would hold back themselves; others have no use for it, and say so.
 
         Raises ConfigError for a hyperparameter out of range, DataError where what is learned is not finite.
         """
         run = run or Run()
         learn = run.learner(self) if run.learner is not None else None
-        return self.fit_by(learn or self._fit, data, run)
+        if valid is not None and not self._takes_valid:
+            log.info("%s: learns without a validation part: the one given is not used", type(self).__name__)
+        self._valid = valid  # type: ignore[misc]
+        try:
+            return self.fit_by(learn or self._fit, data, run)
+        finally:
+            del self._valid
 
     def fit_by(self, learn: Callable[[Dataset, Run], None], data: Dataset, run: Run) -> Any:
         """As `fit`, by another implementation of `_fit`, such as one on a cluster, which sets the same attributes."""
@@ -96,7 +117,10 @@ class Recommender(Parameterized):
             setattr(self, name, value)
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
-        learn(data, run)
+        recorded, kept = run.recorded() if self._keeps_log else (run, None)
+        learn(data, recorded)
+        if kept is not None and kept.rows:
+            self.training_log_ = kept.kept()  # type: ignore[misc]
         check_finite(self)
         self.context_ = TrainingContext.of(data, run, gather=True)  # type: ignore[misc]
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 from scipy import sparse
@@ -13,6 +14,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.item_to_item import keep_largest
 from zhiyin.models.linear import gram, mirror
+from zhiyin.models.loss_sample import sampled_users
 from zhiyin.models.neighbors import TableRecommender
 
 MAX_GRAM_ITEMS = 16_384  # largest number of items for which XᵀX is held: 1 GiB
@@ -62,6 +64,7 @@ class SLIM(TableRecommender):
             else:
                 parts_by_start[start] = _regress(items.indptr, items.indices, users.indptr, users.indices, *how)
 
+        started = time.perf_counter()
         for_chunks(work, n_items, run, label="SLIM")
         counts, entered, weights = (
             np.concatenate(part)
@@ -71,6 +74,10 @@ class SLIM(TableRecommender):
         table = sparse.csr_matrix((weights, (entered, into)), shape=(n_items, n_items), dtype=np.float32)
         table.sort_indices()
         self.similarities_ = table  # type: ignore[misc]
+        sample = users[sampled_users(users.indptr, run)]
+        miss = (sample - sample @ table).data
+        loss = float(miss @ miss) / max(1, sample.shape[0])  # squared error of a user's row
+        run.report(model="SLIM", epoch=1, of=1, loss=loss, seconds=time.perf_counter() - started)
 
 
 @kernel

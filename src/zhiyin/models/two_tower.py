@@ -7,6 +7,7 @@ Top down: the recommender, the network, the drawing of negatives, and the vocabu
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,10 +22,16 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.neural import losses
-from zhiyin.models.neural.batches import Sequences, TrainingSequences, positive, request_sequences
+from zhiyin.models.neural.batches import (
+    Sequences,
+    TrainingSequences,
+    held_out_sequences,
+    positive,
+    request_sequences,
+)
+from zhiyin.models.neural.devices import threads
 from zhiyin.models.neural.layers import Dropout
 from zhiyin.models.neural.neural_recommender import NeuralRecommender
-from zhiyin.models.neural.training_loop import threads
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
 
 # Number of item vectors computed at once.
@@ -92,6 +99,7 @@ class TwoTower(NeuralRecommender):
     temperature: float = param(0.05, "scores are cosine / temperature; 0: plain inner products", at_least=0)
 
     trains_from_shards = True
+    _same_data_only = "its vocabulary is learned from them"
 
     columns_: ClassVar[list[dict[str, Any]]]
     words_: ClassVar[np.ndarray]
@@ -182,6 +190,9 @@ class TwoTower(NeuralRecommender):
             network.visitors = Bag.of(self._user_vocabulary().encode(data.users))
         return TrainingSequences(histories, self.max_len, self.batch_size, run.seed, group=data.group)
 
+    def _held_out(self, queries: Histories, relevant: Histories, data: Dataset) -> Iterable[Sequences]:
+        return held_out_sequences(queries, relevant, self.max_len)
+
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self.columns_, self.words_, self.rarity_)
 
@@ -250,6 +261,8 @@ class Towers(nn.Module):
         events = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # [b, t], -1 where there is none
         weights = self.others(events)
         is_history = (events >= 0) & (weights.sum(dim=2) > 0)
+        if batch.judged is not None:
+            is_history &= nn.functional.pad(batch.judged, (1, 0))
         targets, pool = events[is_history], self.draw(draw, self.pool)
         # Each distinct item is encoded once per step; from here on items are positions in `distinct`.
         distinct, place = torch.cat([events.clamp(min=0).flatten(), pool]).unique(return_inverse=True)

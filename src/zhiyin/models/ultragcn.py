@@ -17,8 +17,8 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.models.neural.devices import threads
 from zhiyin.models.neural.neural_recommender import NeuralRecommender
-from zhiyin.models.neural.training_loop import threads
 
 
 @dataclasses.dataclass
@@ -59,6 +59,7 @@ class UltraGCN(NeuralRecommender):
 
     degrees_: ClassVar[np.ndarray]
     contrast_: ClassVar[np.ndarray]
+    _learns_users = True
 
     def _prepare(self, data: Dataset, run: Run) -> None:
         matrix = data.matrix("binary")
@@ -77,6 +78,14 @@ class UltraGCN(NeuralRecommender):
         self._network.begin(*spectral(matrix, self.factors, self.negative_weight, run), counts)  # type: ignore[operator]
         users = np.repeat(np.arange(len(counts)), counts)
         return PairBatches(users, matrix.indices.astype(np.int64), self.batch_size, run.seed)
+
+    def _held_out(self, queries: Histories, relevant: Histories, data: Dataset) -> Iterator[PairBatch]:
+        """The held-out pairs of users that have a vector of their own."""
+        known = np.flatnonzero(np.diff(self._pairs.indptr)[queries.users] > 0)
+        if len(known):
+            wanted = relevant.take(known).matrix(data.n_items, "binary")
+            users = np.repeat(queries.users[known].astype(np.int64), np.diff(wanted.indptr))
+            yield PairBatch(torch.from_numpy(users), torch.from_numpy(wanted.indices.astype(np.int64)))
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, factors]: the minimum of the loss over each, found by Adam."""

@@ -192,6 +192,7 @@ def _settled(text: str, result: TuneResult, fitting: FittingPlan, record: dict[s
     """The specification of a source with the settings that were found; unchanged where they take too long."""
     best, costs = specification(result.model), fitting.costs
     record |= {"value": result.value, "before": result.default_value, "trials": len(result.trials)}
+    record["search"] = result.history
     slower = _slower(result)
     known = costs.measured[text]
     if best != text:

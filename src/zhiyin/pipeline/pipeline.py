@@ -62,6 +62,7 @@ class Pipeline(Recommender):
 
     scores_empty_histories: ClassVar[bool] = True
     _parts = ("sources_", "ranker_", "builder_")
+    _keeps_log = False  # sources and ranker keep theirs
 
     sources: str = param("popular:half_life=7d; itemknn; transitions; als", "retrievers with their settings, between ;")
     candidates: int = param(100, "items that each source names", at_least=1, at_most=10_000, tune=(50, 500), log=True)

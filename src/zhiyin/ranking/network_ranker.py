@@ -14,14 +14,17 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import param, settings_of
 from zhiyin.core.run import Run
 from zhiyin.models.network_weights import network_with, weight_arrays
+from zhiyin.models.neural.checkpoints import Identity
+from zhiyin.models.neural.devices import threads
 from zhiyin.models.neural.layers import Dropout
-from zhiyin.models.neural.training_loop import threads, train
+from zhiyin.models.neural.training_loop import Validated, train
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
 from zhiyin.ranking.example_tensors import Encoding, ExampleBatch, ExampleRows
 from zhiyin.ranking.examples import Examples
@@ -35,7 +38,7 @@ ROWS_PER_CHUNK = 8192
 class NetworkRanker(Ranker):
     """Base of the ranking networks. See the module docstring.
 
-    Learned state: `weights_` of the network, `encoding_` of the columns, `curve_`, what training lost in each epoch.
+    Learned state: `weights_` of the network, `encoding_` of the columns.
     """
 
     factors: int = param(16, "length of the embedding of a category", at_least=1, at_most=1024, tune=(4, 64), log=True)
@@ -60,7 +63,6 @@ class NetworkRanker(Ranker):
     weights_: ClassVar[dict[str, np.ndarray]]
     encoding_: ClassVar[dict[str, np.ndarray]]
     shape_: ClassVar[list[int]]
-    curve_: ClassVar[list[dict[str, float]]]
 
     # -- to be written by a network -------------------------------------------------------------------------------
 
@@ -87,18 +89,18 @@ class NetworkRanker(Ranker):
             valid_rows = None
             if valid is not None and self.patience:
                 valid_rows = self._rows_of(valid[0], encoding), clipped(valid[1])
-            progress = train(
+            train(
                 network,
                 batches,
                 self,
                 run,
                 label=type(self).__name__,
-                validate=None if valid_rows is None else lambda: self._validation_metric(network, *valid_rows),
+                validate=None if valid_rows is None else lambda: self._validated(network, *valid_rows),
+                metric="auc",
                 identity=self._identity(examples, labels, run),
             )
         self._network = network
         self.weights_ = weight_arrays(network)  # type: ignore[misc]
-        self.curve_ = progress.curve  # type: ignore[misc]
 
     def _network_of(self, unknown: np.ndarray) -> Network:
         network = self._build(Shape(*self.shape_))
@@ -109,9 +111,11 @@ class NetworkRanker(Ranker):
     def _rows_of(self, examples: Examples, encoding: Encoding) -> ExampleRows:
         return ExampleRows(examples, encoding, max_len=self.max_len, scaling=self.scaling)
 
-    def _validation_metric(self, network: Network, rows: ExampleRows, labels: np.ndarray) -> float:
-        """Minus the log-loss of validation rows, the mean over the labels."""
-        return -float(np.mean(log_losses(_logits(network, rows), labels)))
+    def _validated(self, network: Network, rows: ExampleRows, labels: np.ndarray) -> Validated:
+        """The log-loss of validation rows, the mean over the labels, which decides, and the AUC of the first label."""
+        logits = _logits(network, rows)
+        loss = float(np.mean(log_losses(logits, labels)))
+        return Validated(-loss, loss, auc(logits[:, 0], labels[:, 0]))
 
     def _raw(self, examples: Examples, run: Run) -> np.ndarray:
         encoding = vars(self).get("_encoding")
@@ -151,13 +155,12 @@ class NetworkRanker(Ranker):
             self._network = network_with(self.weights_, lambda: self._build(Shape(*self.shape_)))
         return self._network
 
-    def _identity(self, examples: Examples, labels: np.ndarray, run: Run) -> str:
+    def _identity(self, examples: Examples, labels: np.ndarray, run: Run) -> Identity:
         """What distinguishes this training from another one; only a checkpoint asks."""
         if run.checkpoint is None:
-            return ""
-        digest = hashlib.blake2b(
-            json.dumps([type(self).__name__, settings_of(self), run.seed]).encode(), digest_size=16
-        )
+            return Identity("")
+        settings = json.dumps([type(self).__name__, settings_of(self), run.seed])
+        digest = hashlib.blake2b(digest_size=16)
         histories = examples.histories
         for array in (
             examples.offsets,
@@ -169,7 +172,7 @@ class NetworkRanker(Ranker):
             labels,
         ):
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-        return digest.hexdigest()
+        return Identity(hashlib.blake2b(settings.encode(), digest_size=16).hexdigest(), digest.hexdigest())
 
 
 @dataclasses.dataclass
@@ -307,6 +310,18 @@ def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     z, is_known = logits.astype(np.float64), ~np.isnan(labels)
     losses = np.where(is_known, np.logaddexp(0, z) - np.nan_to_num(labels) * z, 0.0)
     return losses.sum(axis=0) / np.maximum(is_known.sum(axis=0), 1)
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the pairs of a positive and a negative row that are in the right order, ties counting half; NaN where
+    there is no such pair. Rows without a label are left out."""
+    known = ~np.isnan(labels)
+    is_positive = labels[known] > 0
+    n, n_negative = int(is_positive.sum()), int((~is_positive).sum())
+    if not n or not n_negative:
+        return math.nan
+    ranks = rankdata(scores[known])
+    return float((ranks[is_positive].sum() - n * (n + 1) / 2) / (n * n_negative))
 
 
 def _logits(network: Network, rows: ExampleRows) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,6 +40,8 @@ class Ranker(Parameterized):
     # Learned attributes that are neither arrays nor numbers: `_write_parts` and `_read_parts` store them.
     _parts: ClassVar[tuple[str, ...]] = ("schema_", "calibrators_")
     schema_: ClassVar[Schema]
+    # One dict an epoch of training: see `core.training_log.TrainingLog`. Empty for a ranker without epochs.
+    training_log_: ClassVar[Sequence[Mapping[str, Any]]] = ()
     calibrators_: ClassVar[list[Calibrator]]
 
     calibrate: str = param(
@@ -103,7 +106,10 @@ class Ranker(Parameterized):
                 f"{type(self).__name__}(calibrate={self.calibrate!r}) needs validation rows",
                 remedy="give valid=(examples, labels), of other days than the training rows",
             )
-        self._fit(examples, checked_labels, weights, valid, run)
+        recorded, kept = run.recorded()
+        self._fit(examples, checked_labels, weights, valid, recorded)
+        if kept.rows:
+            self.training_log_ = kept.kept()  # type: ignore[misc]
         self.calibrators_ = []  # type: ignore[misc]
         if self.calibrate != "none" and valid is not None:
             raw = self._raw(valid[0], run).reshape(len(valid[0]), -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,13 +91,18 @@ class Trees(Ranker):
         else:
             target, valid_target = clipped(target), None if valid_target is None else clipped(valid_target)
         table = self._dataset(lightgbm, examples, target, weights, options)
-        sets, callbacks = [], [_reports(run, self.trees)] if run.callbacks else []
+        sets, callbacks = [], [_reports(run, self.trees, self.learning_rate)]
         if valid is not None and valid_target is not None:
             sets = [self._dataset(lightgbm, valid[0], valid_target, None, options, table)]
             if self.patience:
                 callbacks.append(lightgbm.early_stopping(self.patience, verbose=False))
+            if self.objective == "binary":  # the log-loss of the training rows costs little, their NDCG does not
+                sets.append(table)
         booster = lightgbm.train(options, table, self.trees, valid_sets=sets, callbacks=callbacks)
         best = booster.best_iteration if sets and self.patience else 0
+        if best:
+            early = booster.current_iteration() < self.trees
+            run.record_end(best_epoch=best, **({"stopped": f"no better for {self.patience} trees"} if early else {}))
         self.text_ = booster.model_to_string(num_iteration=best or booster.current_iteration())  # type: ignore[misc]
         self.forest_ = Forest.read(self.text_)  # type: ignore[misc]
 
@@ -221,12 +227,21 @@ def _levels(target: np.ndarray, valid_target: np.ndarray | None) -> tuple[np.nda
     return place(target), None if valid_target is None else place(valid_target), (powers - powers[0]).tolist()
 
 
-def _reports(run: Run, of: int) -> Any:
-    """A LightGBM callback that reports to the callbacks of the run."""
+def _reports(run: Run, of: int, learning_rate: float) -> Any:
+    """A LightGBM callback that reports each tree as an epoch."""
+    started = time.perf_counter()
 
     def tell(state: Any) -> None:
-        metric = {"metric": float(state.evaluation_result_list[0][2])} if state.evaluation_result_list else {}
-        run.report(model="Trees", epoch=state.iteration + 1, of=of, **metric)
+        news: dict[str, float] = {}
+        for part, metric, value, *_ in state.evaluation_result_list or ():
+            if metric == "binary_logloss":
+                news["loss" if part == "training" else "valid_loss"] = float(value)
+            elif part != "training":
+                news[metric] = float(value)
+        seconds = time.perf_counter() - started
+        run.report(
+            model="Trees", epoch=state.iteration + 1, of=of, **news, learning_rate=learning_rate, seconds=seconds
+        )
 
     return tell
 

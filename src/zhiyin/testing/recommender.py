@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def arrays_of(model: Recommender) -> dict[str, np.ndarray]:
     """Everything learned, as named arrays."""
     arrays: dict[str, np.ndarray] = {}
     for name, value in vars(model).items():
-        if not name.endswith("_") or name == "context_":
+        if not name.endswith("_") or name in ("context_", "training_log_"):
             continue
         if name in model._parts:
             continue  # models of their own, with their own tests; the lists they give are compared
@@ -75,6 +76,16 @@ def assert_same_state(one: Recommender, other: Recommender) -> None:
     for name in a:
         assert a[name].dtype == b[name].dtype, name
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    logs = [timeless(model.training_log_) for model in (one, other)]
+    assert [list(row) for row in logs[0]] == [list(row) for row in logs[1]]
+    for row, same in zip(*logs):
+        for name, value in row.items():
+            assert same[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
+
+
+def timeless(log: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A training log without what the clock says."""
+    return [{name: value for name, value in row.items() if name not in ("seconds", "events_per_second")} for row in log]
 
 
 class RecommenderConformance:

@@ -18,7 +18,8 @@ from zhiyin.models.neural.callbacks import MLflow, TensorBoard
 from zhiyin.models.sequence.sasrec import SASRec
 from zhiyin.testing.recommender import shop
 
-NAMES = {"SASRec/loss", "SASRec/metric", "SASRec/seconds", "SASRec/events_per_second"}
+FIGURES = ("loss", "valid_loss", "ndcg@10", "learning_rate", "seconds", "events_per_second")
+NAMES = {f"SASRec/{name}" for name in FIGURES}
 
 
 def fit(callback: Any) -> SASRec:
@@ -34,10 +35,10 @@ def test_tensorboard(tmp_path: Path) -> None:
     model = fit(TensorBoard(tmp_path / "runs"))
     found = EventAccumulator(str(tmp_path / "runs")).Reload()  # the writer is still open: each report is flushed
     assert set(found.Tags()["scalars"]) == NAMES
-    for name in ("loss", "metric"):
+    for name in ("loss", "valid_loss", "ndcg@10"):
         events = found.Scalars(f"SASRec/{name}")
         assert [event.step for event in events] == [1, 2, 3]
-        assert [event.value for event in events] == pytest.approx([entry[name] for entry in model.curve_])
+        assert [event.value for event in events] == pytest.approx([entry[name] for entry in model.training_log_])
 
 
 @pytest.mark.parametrize("already", [False, True])
@@ -62,7 +63,7 @@ def test_mlflow(already: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     logged = [what for kind, what in told if kind == "metrics"]
     assert [step for step, _ in logged] == [1, 2, 3]
     assert all(set(metrics) == NAMES for _, metrics in logged)
-    assert [metrics["SASRec/loss"] for _, metrics in logged] == [entry["loss"] for entry in model.curve_]
+    assert [metrics["SASRec/loss"] for _, metrics in logged] == [entry["loss"] for entry in model.training_log_]
     MLflow()
     assert [what for kind, what in told if kind == "experiment"] == ["shop"]
 
@@ -72,7 +73,7 @@ def test_other_models_report_too(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     ALS(factors=4, epochs=2).fit(shop(), Run(callbacks=(TensorBoard(tmp_path),)))
-    assert EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"] == ["ALS/seconds"]
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"] == ["ALS/loss", "ALS/seconds"]
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "mlflow"])

@@ -50,7 +50,7 @@ def learn(folder: Path) -> None:
         )  # fmt: skip
         model.fit(data, run)
         np.savez(folder / f"{kind}.{rank}.npz", **model.weights_, item_vectors_=model.item_vectors_)
-        (folder / f"{kind}.{rank}.json").write_text(json.dumps({"reports": len(news), "curve": model.curve_}))
+        (folder / f"{kind}.{rank}.json").write_text(json.dumps({"reports": len(news), "curve": model.training_log_}))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,8 @@ def test_one_process_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (processes.rank, processes.world) == (0, 1)
         assert not torch.distributed.is_initialized()
         loss = torch.tensor(3.0, requires_grad=True)
-        assert processes.total(loss, 7) == (loss, 7)
+        assert processes.total(loss, 7) == (loss, 7, False)
+        assert processes.total(loss, 7, True) == (loss, 7, True)
         assert processes.number(loss) == 3.0
         assert processes.first(0.25) == 0.25
         processes.wait()

@@ -76,7 +76,7 @@ def learn(shards: Path, out: Path) -> None:
         model = getattr(zy, name)(**settings)
         model.fit(data, Run(threads=1, device="cpu"))
         np.savez(out / f"{kind}.{rank}.npz", **model.weights_, item_vectors_=model.item_vectors_)
-        (out / f"{kind}.{rank}.json").write_text(json.dumps(model.curve_))
+        (out / f"{kind}.{rank}.json").write_text(json.dumps(model.training_log_))
         model.save(out / kind)
 
 
@@ -111,9 +111,13 @@ def test_two_processes_learn_from_their_shards_what_one_does(kind: str, both: tu
     one, two = both
     assert_same_weights(one, two, kind)
     curves = [json.loads(file.read_text()) for file in (one / f"{kind}.0.json", two / f"{kind}.0.json")]
-    assert json.loads((two / f"{kind}.1.json").read_text()) == curves[1]
-    assert [set(entry) for entry in curves[0]] == [{"loss", "metric"}] * len(curves[0])
-    for name in ("loss", "metric"):
+    figures = ("loss", "valid_loss", "ndcg@10", "best_epoch", "learning_rate")
+    second = json.loads((two / f"{kind}.1.json").read_text())
+    assert [[entry[name] for name in figures] for entry in second] == [
+        [entry[name] for name in figures] for entry in curves[1]
+    ]
+    assert [entry["epoch"] for entry in curves[0]] == list(range(1, len(curves[0]) + 1))
+    for name in figures:
         of_one, of_two = ([entry[name] for entry in curve] for curve in curves)
         np.testing.assert_allclose(of_two, of_one, rtol=1e-5, err_msg=name)
 

@@ -20,14 +20,16 @@ from torch import nn  # noqa: E402
 
 from zhiyin.core.errors import ConfigError, DataError, ZhiyinError  # noqa: E402
 from zhiyin.core.run import Run  # noqa: E402
-from zhiyin.models.neural import training_loop  # noqa: E402
+from zhiyin.models.neural import devices, training_loop  # noqa: E402
 from zhiyin.models.neural.checkpoints import Checkpoints  # noqa: E402
+from zhiyin.models.neural.devices import device_of  # noqa: E402
 from zhiyin.models.neural.layers import Dropout  # noqa: E402
+from zhiyin.models.neural.optimization import clip_gradients, make_optimizers, pace  # noqa: E402
 from zhiyin.models.neural.rowwise_adam import RowwiseAdam  # noqa: E402
-from zhiyin.models.neural.training_loop import clip_gradients, device_of, make_optimizers, pace, train  # noqa: E402
+from zhiyin.models.neural.training_loop import train  # noqa: E402
 from zhiyin.models.sequence import next_item  # noqa: E402
 from zhiyin.models.sequence.sasrec import SASRec  # noqa: E402
-from zhiyin.testing.recommender import shop  # noqa: E402
+from zhiyin.testing.recommender import shop, timeless  # noqa: E402
 
 EVERY = "0.000001s"
 DATA = shop(users=30)
@@ -58,7 +60,7 @@ def assert_same_bits(one: SASRec, other: SASRec) -> None:
     assert list(one.weights_) == list(other.weights_)
     for name, array in one.weights_.items():
         np.testing.assert_array_equal(array, other.weights_[name], err_msg=name)
-    assert one.curve_ == other.curve_
+    assert timeless(one.training_log_) == timeless(other.training_log_)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,9 @@ def test_a_checkpoint_of_another_training_is_not_continued(
             model.fit(data, dataclasses.replace(run, seed=3) if other == "seed" else run)
     with caplog.at_level(logging.WARNING, "zhiyin"):
         again = fit("dense", run)
-    assert "other settings, data or seed" in caplog.text
+    said = "they were 360 events, and are 360 others" if other == "data" else "other settings or seed"
+    assert said in caplog.text
+    assert "beginning anew" in caplog.text
     assert_same_bits(again, whole["dense"])
 
 
@@ -267,7 +271,7 @@ def test_the_best_weights_come_back() -> None:
     progress = train(network, Few(), Plan(), run(), label="Line", validate=validate)
     assert (progress.best, progress.best_epoch, progress.epoch) == (0.5, 2, 5)
     assert torch.equal(network.w, seen[1])  # the first of equals
-    assert [entry["metric"] for entry in progress.curve] == [0.1, 0.5, 0.3, 0.5, 0.2]
+    assert [entry["metric"] for entry in progress.log] == [0.1, 0.5, 0.3, 0.5, 0.2]
     assert not network.training
 
 
@@ -276,7 +280,7 @@ def test_without_validation_the_last_weights_stay_and_all_epochs_run() -> None:
     progress = train(network, Few(), Plan(patience=1), run(), label="Line")
     assert network.calls == 15
     assert progress.step == 15
-    assert "metric" not in progress.curve[0]
+    assert "metric" not in progress.log[0]
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (3, 8), (0, 9)])
@@ -322,19 +326,21 @@ def test_batches_without_a_target_teach_nothing() -> None:
     network = Silent()
     progress = train(network, Few(), Plan(weight_decay=0.5), run(), label="")
     assert torch.equal(network.w, torch.ones(2, 1))
-    assert progress.curve == [{"loss": 0.0}] * 5
+    assert [row["loss"] for row in progress.log] == [0.0] * 5
 
 
 def test_callbacks_are_told() -> None:
     news: list[dict[str, Any]] = []
     model = model_of("dense").fit(DATA, run(callbacks=(news.append,)))
     assert [entry["epoch"] for entry in news] == [1, 2, 3]
-    for entry, kept in zip(news, model.curve_):
+    assert news == model.training_log_
+    for entry in news:
         assert entry["model"] == "SASRec"
         assert entry["of"] == EPOCHS
         assert entry["seconds"] > 0
         assert entry["events_per_second"] > 0
-        assert (entry["loss"], entry["metric"]) == (kept["loss"], kept["metric"])
+        assert 0 <= entry["ndcg@10"] <= 1
+        assert entry["loss"] > 0 < entry["valid_loss"]
 
 
 def test_torch_is_left_as_it_was() -> None:
@@ -512,24 +518,24 @@ def test_a_process_that_trains_often_still_compiles(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch, "compile", traced)
     monkeypatch.setattr(Dropout, "forward", lambda self, x: nn.functional.dropout(x, self.cut / 256, self.training))
     models = [SASRec(factors=8, blocks=1, epochs=1, max_len=6, dropout=rate) for rate in (0.1, 0.2, 0.3)]
-    plain = [model.fit(DATA, run()).curve_[0]["loss"] for model in models]
+    plain = [model.fit(DATA, run()).training_log_[0]["loss"] for model in models]
     assert not modes
-    monkeypatch.setattr(training_loop, "_compiles", lambda run, device: True)
+    monkeypatch.setattr(devices, "compiles", lambda run, device: True)
     # By `patch`: monkeypatch deletes what it puts back, and this module then no longer has the setting.
     with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
         for model, loss in zip(models, plain):
-            assert model.fit(DATA, run()).curve_[0]["loss"] == pytest.approx(loss, rel=1e-5)
+            assert model.fit(DATA, run()).training_log_[0]["loss"] == pytest.approx(loss, rel=1e-5)
     assert all(modes)  # validation ran as it is written
     assert modes
 
 
 def test_where_nothing_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
-    assert not training_loop._compiles(run(compiled=True), torch.device("cpu"))
-    monkeypatch.setattr(training_loop.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(training_loop.shutil, "which", lambda name: name == "gcc")
-    assert training_loop._compiles(run(compiled=True), gpu)
-    monkeypatch.setattr(training_loop.shutil, "which", lambda name: None)
-    assert not training_loop._compiles(run(), gpu)
+    assert not devices.compiles(run(compiled=True), torch.device("cpu"))
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: name == "gcc")
+    assert devices.compiles(run(compiled=True), gpu)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    assert not devices.compiles(run(), gpu)
     with pytest.raises(ConfigError, match="C compiler"):
-        training_loop._compiles(run(compiled=True), gpu)
+        devices.compiles(run(compiled=True), gpu)

@@ -14,7 +14,7 @@ from zhiyin.core.run import Run  # noqa: E402
 from zhiyin.models import registry  # noqa: E402
 from zhiyin.models.lightgcn import Convolution, LightGCN  # noqa: E402
 from zhiyin.models.multvae import Autoencoder, HistoryBatch, MultVAE  # noqa: E402
-from zhiyin.models.neural.training_loop import device_of  # noqa: E402
+from zhiyin.models.neural.devices import device_of  # noqa: E402
 from zhiyin.models.sequence import hstu  # noqa: E402
 from zhiyin.ranking import registry as rankers  # noqa: E402
 from zhiyin.testing.ranker import planted  # noqa: E402
@@ -45,7 +45,7 @@ def half(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_networks_learn_in_bfloat16(text: str, half: None) -> None:
     small = "factors=8,epochs=2,batch_size=8"
     model = registry.parse(f"{text}{',' if ':' in text else ':'}{small}").fit(DATA, Run(threads=1, device="cpu"))
-    assert np.isfinite([news["loss"] for news in model.curve_]).all()  # type: ignore[attr-defined]
+    assert np.isfinite([news["loss"] for news in model.training_log_]).all()  # type: ignore[attr-defined]
     assert np.isfinite(model.score(DATA.histories)).all()
 
 

@@ -53,7 +53,7 @@ def test_twenty_planted_sequences_are_learned() -> None:
     plan = HSTU(factors=32, blocks=2, heads=2, max_len=8, dropout=0.0, epochs=150, batch_size=20, learning_rate=5e-3)
     torch.manual_seed(0)
     progress = train(plan._build(40), TrainingSequences(histories, 8, 20, 0), plan, Run(threads=1), label="HSTU")
-    assert progress.curve[-1]["loss"] < 0.05
+    assert progress.log[-1]["loss"] < 0.05
 
 
 def test_later_items_change_no_earlier_state() -> None:

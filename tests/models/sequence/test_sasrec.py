@@ -58,7 +58,7 @@ def assert_overfits(model: SequenceRecommender) -> None:
         model, epochs=100, batch_size=SEQUENCES, learning_rate=0.01, dropout=0.0, validation="none"
     )
     model.fit(data, Run(threads=1))
-    assert model.curve_[-1]["loss"] < 0.05
+    assert model.training_log_[-1]["loss"] < 0.05
     codes = data.item_ids.encode(pl.Series(items.ravel())).reshape(items.shape)
     known, wanted = codes[:, :-1], codes[:, 1:]
     with torch.inference_mode():

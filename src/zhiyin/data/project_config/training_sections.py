@@ -10,6 +10,9 @@ from pydantic import Field, field_validator
 from zhiyin.core.durations import is_duration
 from zhiyin.data.project_config.section import Section, key
 
+# What can be told of a training, beside the terminal.
+CALLBACKS = ("tensorboard", "mlflow")
+
 
 class SplitSection(Section):
     """What is held back to judge by."""
@@ -49,6 +52,12 @@ class TrainSection(Section):
     click_window: str = key(
         "1d", "an event this long after a display is of the display: a click, or a purchase", 'a duration such as "1d"'
     )
+    callbacks: list[str] = key(
+        [],
+        "where curves of named models go: tensorboard, tensorboard=FOLDER, mlflow, mlflow=EXPERIMENT",
+        'a list such as ["tensorboard", "mlflow=shop"]',
+        max_length=10,
+    )
     margin: float = key(
         0.02,
         "share of the metric of what is in use that a version of --budget may lose",
@@ -63,6 +72,13 @@ class TrainSection(Section):
         if not is_duration(window):
             raise ValueError
         return window
+
+    @field_validator("callbacks")
+    @classmethod
+    def _callbacks(cls, callbacks: list[str]) -> list[str]:
+        if any(text.partition("=")[0].strip() not in CALLBACKS for text in callbacks):
+            raise ValueError
+        return callbacks
 
 
 class EvaluateSection(Section):

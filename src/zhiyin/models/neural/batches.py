@@ -33,6 +33,7 @@ class Sequences:
     times: int64[b, t], microseconds; padded with the last time.
     targets: int64[b, t], the item after each, -1 where there is none to learn; None when serving.
     rows: int64[b], which histories these are.
+    judged: bool[b, t], the targets that count; None: all of them.
     """
 
     items: Tensor
@@ -40,6 +41,7 @@ class Sequences:
     times: Tensor
     rows: Tensor
     targets: Tensor | None = None
+    judged: Tensor | None = None
 
     @property
     def events(self) -> int:
@@ -59,8 +61,10 @@ class Sequences:
         return self if device.type == "cpu" else self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Sequences:
-        targets = None if self.targets is None else change(self.targets)
-        return Sequences(change(self.items), change(self.lengths), change(self.times), change(self.rows), targets)
+        targets, judged = (None if part is None else change(part) for part in (self.targets, self.judged))
+        return Sequences(
+            change(self.items), change(self.lengths), change(self.times), change(self.rows), targets, judged
+        )  # fmt: skip
 
 
 class TrainingSequences:
@@ -160,6 +164,25 @@ def serving_sequences(histories: Histories, max_len: int, cells: int = 1 << 15) 
             torch.from_numpy(histories.times[at]),
             torch.from_numpy(chosen),
         )
+
+
+def held_out_sequences(queries: Histories, relevant: Histories, max_len: int) -> Iterator[Sequences]:
+    """Histories whose next item alone is judged: the first relevant one.
+
+    Parameters
+    ----------
+    queries, relevant: the same users, each with at least one positive event in both. `rows` of the batches are their
+        codes.
+    """
+    next_items = torch.from_numpy(relevant.items[relevant.offsets[:-1]].astype(np.int64))
+    users = torch.from_numpy(queries.users.astype(np.int64))
+    for batch in serving_sequences(positive(queries), max_len):
+        row, last = torch.arange(len(batch.rows)), batch.lengths - 1
+        place = torch.arange(batch.items.shape[1])
+        targets = torch.where(place < last[:, None], batch.items.roll(-1, dims=1), -1)
+        targets[row, last] = next_items[batch.rows]
+        judged = place == last[:, None]
+        yield dataclasses.replace(batch, rows=users[batch.rows], targets=targets, judged=judged)
 
 
 def _places(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

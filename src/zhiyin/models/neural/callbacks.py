@@ -17,6 +17,10 @@ class TensorBoard:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         try:
+            import torch  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("torch", "deep", "the TensorBoard callback") from None
+        try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise MissingExtraError("tensorboard", "tracking", "the TensorBoard callback") from None
@@ -59,5 +63,9 @@ def _curves(news: dict[str, Any]) -> dict[str, float]:
     """The numbers of a report that make a curve over the epochs, under the model's name; none without an epoch."""
     if "epoch" not in news:
         return {}
-    numbers = {name: value for name, value in news.items() if isinstance(value, Real) and name not in ("epoch", "of")}
+    numbers = {
+        name: value
+        for name, value in news.items()
+        if isinstance(value, Real) and name not in ("epoch", "of", "best_epoch")
+    }
     return {f"{news.get('model', 'model')}/{name}": float(value) for name, value in numbers.items()}

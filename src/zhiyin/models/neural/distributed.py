@@ -43,9 +43,11 @@ class Processes:
         _join()
         yield cls(dist.get_rank(), dist.get_world_size(), device)
 
-    def total(self, loss: Tensor, targets: int) -> tuple[Tensor, int]:
-        """The loss of this process, which its gradient flows from, and the number of targets of all."""
-        return loss, int(self._sum(torch.tensor(targets, device=self.device)))
+    def total(self, loss: Tensor, targets: int, stops: bool = False) -> tuple[Tensor, int, bool]:
+        """The loss of this process, which its gradient flows from, the number of targets of all, and whether any of
+        them is asked to stop."""
+        n, asked = self._sum(torch.tensor([targets, int(stops)], device=self.device)).tolist()
+        return loss, int(n), asked > 0
 
     def number(self, loss: Tensor) -> float:
         """The summed loss of all processes."""

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from zhiyin.core.errors import ConfigError, ZhiyinError
+from zhiyin.core.errors import ZhiyinError
+from zhiyin.core.interrupts import Interrupted, StopRequest, deferred_interrupts
 from zhiyin.core.run import Run, log
-from zhiyin.models.neural.checkpoints import Checkpoints, Progress
+from zhiyin.models.neural import devices
+from zhiyin.models.neural.checkpoints import Checkpoints, Identity, Progress
 from zhiyin.models.neural.distributed import Processes
-from zhiyin.models.neural.rowwise_adam import RowwiseAdam, dense_and_sparse
+from zhiyin.models.neural.optimization import clip_gradients, make_optimizers, pace
 
 
 class Batch(Protocol):
@@ -59,6 +58,22 @@ class Plan(Protocol):
     clip: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Validated:
+    """The result of a validation.
+
+    Parameters
+    ----------
+    metric: decides which weights are the best; higher is better.
+    loss: of the held-out part, as `loss` of the network counts it, a target; NaN where it is not known.
+    shown: what is reported as the metric; None: `metric` itself.
+    """
+
+    metric: float
+    loss: float = math.nan
+    shown: float | None = None
+
+
 def train(
     network: nn.Module,
     batches: Batches,
@@ -66,38 +81,53 @@ def train(
     run: Run,
     *,
     label: str,
-    validate: Callable[[], float] | None = None,
-    identity: str = "",
+    validate: Callable[[], float | Validated] | None = None,
+    metric: str = "metric",
+    identity: Identity | None = None,
     sharded: bool = False,
 ) -> Progress:
     """Train `network` in place; it ends with its best weights, on the CPU, in eval mode.
 
+    Where the run keeps checkpoints, the first Ctrl-C or SIGTERM ends the training after the step that it is at, with a
+    checkpoint, and raises Interrupted; the second one ends it at once.
+
     Parameters
     ----------
     network: has `loss(batch, draw) -> (sum of the loss, number of targets)`.
-    validate: gives the validation metric, higher is better, with the network in eval mode; without it all epochs run
-        and the last weights stay.
+    validate: judges the held-out part, with the network in eval mode; without it all epochs run and the last weights
+        stay.
+    metric: name that the metric is reported by; empty: it is not.
     identity: what distinguishes this training (settings, data); a checkpoint of another one is not continued.
     sharded: whether each of several processes holds rows of its own: `batches` then yields those of the batch alone,
         maybe none, and all processes call `validate`. Else each takes its share, and the first one validates.
 
     Raises ZhiyinError when the loss is no longer a number.
     """
-    device = device_of(run)
+    device = devices.device_of(run)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(threads(run))
+        request = StopRequest()
+        if run.checkpoint is not None:
+            notice = "ending after this step, with a checkpoint; once more ends at once"
+            request = stack.enter_context(deferred_interrupts(lambda: run.notice(f"{label}: {notice}")))
+        stack.enter_context(devices.threads(run))
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         processes = stack.enter_context(Processes.joined(device))
         network.to(device)
         loss_of: Callable[..., tuple[Tensor, int]] = network.loss  # type: ignore[assignment]
-        if hasattr(network, "encoder") and _compiles(run, device):
-            stack.enter_context(_compiled(network.encoder))  # type: ignore[arg-type]
+        if hasattr(network, "encoder") and devices.compiles(run, device):
+            stack.enter_context(devices.compiled(network.encoder))  # type: ignore[arg-type]
         optimizers = make_optimizers(network, plan)
-        progress, best = Progress(), {} if validate is None else copy_of(network)
-        checkpoints = Checkpoints.of(run, identity, processes.rank)
+        validation = None if validate is None else _Validation(network, validate, metric, processes, sharded)
+        progress, best = Progress(), {} if validation is None else copy_of(network)
+        checkpoints = Checkpoints.of(run, identity or Identity(""), processes.rank)
         if checkpoints is not None:
-            progress, best = checkpoints.restore(network, optimizers, best) or (progress, best)
+            restored = checkpoints.restore(network, optimizers, best, label, batches.n_batches)
             processes.wait()  # all have read before the first may write or remove
+            if restored is not None:
+                progress, is_newer = restored
+                if is_newer and validation is not None and progress.best_epoch:
+                    progress.best = validation.of_weights(best).metric  # on the held-out part of the newer data
+                run.record(*progress.log)
             if progress.step != processes.first(progress.step):
                 raise ZhiyinError("not every process sees the checkpoint", remedy="a folder that all machines share")
         total = plan.epochs * batches.n_batches
@@ -105,12 +135,23 @@ def train(
         # Batches are bucketed by length: over its own number of targets, a batch of short sequences would weigh each of
         # its targets more than a batch of long ones. Every target weighs the same.
         mean_targets = getattr(batches, "mean_targets", None)
-        started, seen = time.perf_counter(), 0
+        clock = _Clock(progress)
         quiet = dataclasses.replace(run, progress=False)
         advance = stack.enter_context((run if processes.rank == 0 else quiet).bar(label, total))
         advance(progress.step)
+
+        def stop_here() -> None:
+            assert checkpoints is not None
+            progress.seconds = clock.seconds
+            checkpoints.write(network, optimizers, progress, best)
+            at = f"epoch {min(progress.epoch + 1, plan.epochs)} of {plan.epochs}, step {progress.step:,}"
+            raise Interrupted(
+                f"{label}: ended in {at}; what it has learned is kept in {checkpoints.folder}", request.number or 2
+            )
+
         while progress.epoch < plan.epochs and not _patience_is_out(progress, plan, validate is not None):
             network.train()
+            clock.begin_epoch()
             for index, whole in enumerate(batches.epoch(progress.epoch)):
                 if index < progress.index:
                     continue  # done before the interruption
@@ -122,7 +163,7 @@ def train(
                 if n_events:  # a process may have no row of a batch
                     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
                         loss, targets = loss_of(batch, draw)
-                loss, count = processes.total(loss, targets)
+                loss, count, stops = processes.total(loss, targets, request.number is not None)
                 if count:
                     progress.loss, progress.targets = progress.loss + processes.number(loss), progress.targets + count
                     _stop_unless(math.isfinite(progress.loss), label, progress, plan)
@@ -131,24 +172,23 @@ def train(
                     processes.sum_gradients(network)
                     if plan.clip:
                         clip_gradients(network, plan.clip)
-                    rate = plan.learning_rate * pace(progress.step, total, plan)
+                    progress.rate = plan.learning_rate * pace(progress.step, total, plan)
                     for optimizer in optimizers:
                         for group in optimizer.param_groups:
-                            group["lr"] = rate
+                            group["lr"] = progress.rate
                         optimizer.step()
                         optimizer.zero_grad(set_to_none=True)
-                progress.index, progress.step, seen = (
-                    index + 1,
-                    progress.step + 1,
-                    seen + (count if sharded else whole.events),
-                )
-                advance(1, _note(progress, seen / max(time.perf_counter() - started, 1e-9)))
+                progress.index, progress.step = index + 1, progress.step + 1
+                clock.seen += count if sharded else whole.events
+                advance(1, _note(progress, clock.pace))
+                if stops or (processes.world == 1 and request.number is not None):
+                    stop_here()
                 if checkpoints is not None and checkpoints.due():
+                    progress.seconds = clock.seconds
                     checkpoints.write(network, optimizers, progress, best)
-            _end_epoch(
-                network, progress, plan, run, validate, processes, best, label, time.perf_counter() - started, seen,
-                sharded,
-            )  # fmt: skip
+            _end_epoch(network, progress, plan, run, validation, processes, best, label, clock)
+            if processes.world == 1 and request.number is not None:
+                stop_here()
             if checkpoints is not None and checkpoints.due():
                 checkpoints.write(network, optimizers, progress, best)
         if validate is not None:
@@ -159,143 +199,99 @@ def train(
     return progress
 
 
+@dataclasses.dataclass
+class _Clock:
+    """Seconds of the training, those before an interruption counted, and the pace of the present epoch."""
+
+    progress: Progress
+    seen: int = 0  # targets or events of this epoch
+
+    def __post_init__(self) -> None:
+        self._before, self._begun = self.progress.seconds, time.perf_counter()
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        self.seen, self._epoch = 0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._begun
+
+    @property
+    def pace(self) -> float:
+        """Events a second in this epoch."""
+        return self.seen / max(time.perf_counter() - self._epoch, 1e-9)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Validation:
+    """The validation of a network, the same figures in all processes."""
+
+    network: nn.Module
+    validate: Callable[[], float | Validated]
+    name: str
+    processes: Processes
+    sharded: bool
+
+    def __call__(self) -> Validated:
+        self.network.eval()
+        found: float | Validated = 0.0
+        if self.sharded or self.processes.rank == 0:
+            found = self.validate()
+        result = found if isinstance(found, Validated) else Validated(found)
+        shown = result.metric if result.shown is None else result.shown
+        return Validated(*(self.processes.first(value) for value in (result.metric, result.loss, shown)))
+
+    def of_weights(self, weights: dict[str, Tensor]) -> Validated:
+        """The validation of other weights than those of the network, which it keeps."""
+        own = copy_of(self.network)
+        self.network.load_state_dict(weights)
+        try:
+            return self()
+        finally:
+            self.network.load_state_dict(own)
+
+
 def _end_epoch(
     network: nn.Module,
     progress: Progress,
     plan: Plan,
     run: Run,
-    validate: Callable[[], float] | None,
+    validation: _Validation | None,
     processes: Processes,
     best: dict[str, Tensor],
     label: str,
-    seconds: float,
-    seen: int,
-    sharded: bool,
+    clock: _Clock,
 ) -> None:
-    """End an epoch: validate, keep the weights if they are the best so far, and report to the callbacks."""
+    """End an epoch: validate, keep the weights if they are the best so far, and report."""
     network.eval()
+    events_per_second = clock.pace
     # Checked here too: weights that become NaN in a step show in the loss of the next one only.
     _stop_unless(all(bool(p.isfinite().all()) for p in network.parameters()), label, progress, plan)
-    mean = progress.loss / max(progress.targets, 1)
-    news: dict[str, float] = {"loss": mean}
-    if validate is not None:
-        metric = processes.first(validate() if sharded or processes.rank == 0 else 0.0)
-        news["metric"] = metric
-        if metric > progress.best:
-            progress.best, progress.best_epoch = metric, progress.epoch + 1
+    news: dict[str, Any] = {"model": label, "epoch": progress.epoch + 1, "of": plan.epochs}
+    news["loss"] = progress.loss / max(progress.targets, 1)
+    if validation is not None:
+        result = validation()
+        if math.isfinite(result.loss):
+            news["valid_loss"] = result.loss
+        if validation.name:
+            news[validation.name] = result.shown
+        if result.metric > progress.best:
+            progress.best, progress.best_epoch = result.metric, progress.epoch + 1
             for name, tensor in network.state_dict().items():
                 best[name].copy_(tensor)
-    progress.curve.append(news)
+        news["best_epoch"] = progress.best_epoch
     progress.epoch, progress.index, progress.loss, progress.targets = progress.epoch + 1, 0, 0.0, 0.0
+    progress.seconds = clock.seconds
+    news |= {"learning_rate": progress.rate, "seconds": progress.seconds, "events_per_second": events_per_second}
+    if progress.epoch < plan.epochs and _patience_is_out(progress, plan, validation is not None):
+        news["stopped"] = f"no better for {plan.patience} epochs"
+    progress.log.append(news)
     log.debug("%s: epoch %d %s", label, progress.epoch, news)
     if processes.rank == 0:
-        pace = seen / max(seconds, 1e-9)
-        run.report(model=label, epoch=progress.epoch, of=plan.epochs, seconds=seconds, events_per_second=pace, **news)
-
-
-def make_optimizers(network: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
-    """AdamW, whose decay spares vectors such as biases and norms; tables with sparse gradients get row-wise Adam."""
-    dense, tables = dense_and_sparse(network)
-    groups = [
-        {"params": [p for p in dense if p.ndim > 1], "weight_decay": plan.weight_decay},
-        {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizers: list[torch.optim.Optimizer] = []
-    if dense:
-        nonempty = [g for g in groups if g["params"]]
-        optimizers.append(torch.optim.AdamW(nonempty, lr=plan.learning_rate, betas=(0.9, plan.beta2), fused=True))
-    if tables:
-        optimizers.append(RowwiseAdam(tables, plan.learning_rate, (0.9, plan.beta2), weight_decay=plan.weight_decay))
-    return optimizers
-
-
-def pace(step: int, total: int, plan: Plan) -> float:
-    """Share of the learning rate at a step: linear warm-up over `warmup` steps, then constant or cosine to zero.
-
-    Loshchilov & Hutter, SGDR, ICLR 2017, eq. 5 without restarts.
-    """
-    if step < plan.warmup:
-        return (step + 1) / plan.warmup
-    if plan.schedule == "constant":
-        return 1.0
-    done = (step - plan.warmup) / max(1, total - plan.warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def clip_gradients(network: nn.Module, max_norm: float) -> None:
-    """Scale all gradients down together where their norm exceeds `max_norm` (Pascanu et al., ICML 2013)."""
-    gradients = []
-    for p in network.parameters():
-        if p.grad is not None:
-            p.grad = p.grad.coalesce() if p.grad.is_sparse else p.grad  # stored, as the optimizer uses it too
-            gradients.append(p.grad.values() if p.grad.is_sparse else p.grad)
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    if scale < 1:
-        for gradient in gradients:
-            gradient.mul_(scale)
-
-
-def device_of(run: Run) -> torch.device:
-    """The torch device of a run. Raises ConfigError where it is not available."""
-    if run.device == "auto":
-        return torch.device("cuda", *_local()) if torch.cuda.is_available() else torch.device("cpu")
-    if run.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("this machine has no CUDA device", remedy='device = "cpu" or "auto"')
-    if run.device.partition(":")[0] not in ("cpu", "cuda"):
-        raise ConfigError(f"there is no device {run.device!r}", remedy='"auto", "cpu" or "cuda"')
-    return torch.device(run.device, *(_local() if run.device == "cuda" else ()))
-
-
-def _local() -> tuple[int]:
-    """The GPU index of this process. Raises ConfigError where there are more processes than GPUs."""
-    rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if rank >= gpus:
-        raise ConfigError(
-            f"process {rank} has no GPU of its own: this machine has {gpus}",
-            remedy=f'--nproc-per-node {gpus}, or device = "cpu"',
-        )
-    return (rank,)
-
-
-@contextlib.contextmanager
-def threads(run: Run) -> Iterator[None]:
-    """Context manager: the number of torch threads that the run allows; restored afterwards."""
-    before = torch.get_num_threads()
-    if before == run.n_threads:
-        yield
-        return
-    torch.set_num_threads(run.n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _compiles(run: Run, device: torch.device) -> bool:
-    """Whether encoders are compiled. Raises ConfigError where the tools for it are missing."""
-    if not run.compiled or device.type != "cuda":
-        return False
-    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
-    if not importlib.util.find_spec("triton") or not any(shutil.which(name) for name in compilers if name):
-        raise ConfigError("to compile networks takes Triton and a C compiler", remedy="install gcc, or compiled=False")
-    return True
-
-
-@contextlib.contextmanager
-def _compiled(encoder: nn.Module) -> Iterator[None]:
-    """An encoder compiled for training; for validation and afterwards it runs as it is written."""
-    encoder.compile(dynamic=True)
-    compiled: Callable[..., Tensor] = encoder._compiled_call_impl  # type: ignore[assignment]
-    written = encoder._call_impl
-    # Validation has few batches: compiling for it would take longer than it saves.
-    encoder._compiled_call_impl = lambda *given: (compiled if encoder.training else written)(*given)
-    try:
-        yield
-    finally:
-        encoder._compiled_call_impl = None
-        # Torch caches compiled code by class of network, and stops compiling after eight entries.
-        torch.compiler.reset()
+        run.report(**news)
+    else:
+        run.record(news)
 
 
 def copy_of(network: nn.Module) -> dict[str, Tensor]:
@@ -330,4 +326,4 @@ def _note(progress: Progress, pace: float) -> str:
     return f"{note}, {pace:,.0f} events/s"
 
 
-__all__: list[str] = ["Batch", "Batches", "Plan", "Progress", "device_of", "threads", "train"]
+__all__: list[str] = ["Batch", "Batches", "Plan", "Progress", "Validated", "train"]

@@ -7,6 +7,7 @@ against the vectors of all items. Input and output vectors are tied.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
 from zhiyin.models.neural import losses
-from zhiyin.models.neural.batches import Sequences, TrainingSequences, positive
+from zhiyin.models.neural.batches import Sequences, TrainingSequences, held_out_sequences, positive
 from zhiyin.models.neural.layers import Dropout
 from zhiyin.models.neural.neural_recommender import NeuralRecommender
 
@@ -77,7 +79,7 @@ class NextItem(nn.Module):
     def loss(self, batch: Sequences, draw: torch.Generator) -> tuple[Tensor, int]:
         """Sum of the loss over the places that have a next item, and their number."""
         assert batch.targets is not None
-        has_target = batch.targets >= 0
+        has_target = batch.targets >= 0 if batch.judged is None else (batch.targets >= 0) & batch.judged
         states, targets = self.states(batch)[has_target], batch.targets[has_target]
         if self.kind == "softmax":
             return losses.full_softmax(states, self.item_vectors(), targets), len(targets)
@@ -145,3 +147,6 @@ class SequenceRecommender(NeuralRecommender):
         self._network.learn_popularity(data.popularity(), self.popularity_power)  # type: ignore[operator]
         histories = positive(data.histories)
         return TrainingSequences(histories, self.max_len, self.batch_size, run.seed, self.windows, data.group)
+
+    def _held_out(self, queries: Histories, relevant: Histories, data: Dataset) -> Iterable[Sequences]:
+        return held_out_sequences(queries, relevant, self.max_len)
