@@ -21,6 +21,7 @@ COMMANDS = [
     "compare",
     "tune",
     "recommend",
+    "predict",
     "similar",
     "sessions",
     "versions",
@@ -30,6 +31,7 @@ COMMANDS = [
     "whatif",
     "serve",
     "experiment",
+    "campaign",
     "key",
     "policy",
     "forget",
@@ -50,6 +52,7 @@ def test_help_lists_every_command(zhiyin: Command) -> None:
 
 GROUPS = {
     "data": ["data list", "data get"],
+    "campaign": ["campaign add", "campaign list", "campaign show", "campaign pause", "campaign remove"],
     "experiment": ["experiment list", "experiment status", "experiment stop"],
     "key": ["key add", "key list", "key revoke"],
     "policy": [

@@ -166,7 +166,11 @@ NEW_FIELD = (
     ),
     ("api/requests.py", "    list_id: Id | None = None\n", "channel: Annotated"),
     ("api/responses.py", "class HistoryEvent(ResponseModel):\n", "channel: str | None\n"),
-    ("client/api_types.py", "    list_id: str | None = None\n", "channel: str | None = None\n"),
+    (
+        "client/api_types.py",
+        "    list_id: str | None = None\n    text: str | None = None\n",
+        "channel: str | None = None\n",
+    ),
     ("client/event_calls.py", "    list_id: str | None = None,\n", "channel: str | None = None\n"),
     ("client/event_queue.py", "        list_id: str | None = None,\n", "channel: str | None = None\n"),
 )
@@ -255,9 +259,9 @@ def add_new_field(package: Path) -> None:
         line = block(word).text
         if anchor.endswith(",\n"):  # a parameter
             line = " " * (len(anchor) - len(anchor.lstrip()) - 4) + line.replace("\n", ",\n")
-            call = "id or fresh_id(), list_id)"
+            call = "id or fresh_id(), list_id, text)"
             assert source.count(call) == 1, name
-            source = source.replace(call, "id or fresh_id(), list_id, channel)")
+            source = source.replace(call, "id or fresh_id(), list_id, text, channel)")
         (package / name).write_text(source.replace(anchor, anchor + line))
 
 

@@ -8,7 +8,7 @@
 `--show` with the sources of two checkouts in PYTHONPATH tells what changed. A new recording says that lists changed on
 purpose: the message of its commit must explain why, and which of them.
 
-A request is computed from its number. Only those are recorded whose answers are the same when every score is
+A request is computed from its number. Those were chosen whose answers stayed the same when every score was
 changed by up to a millionth (equal ones alike): what decides them is no rounding error. Of an answer the items and
 their scores are stored, and of each other part a hash of what is no fraction, and a weighted sum of the fractions.
 """
@@ -16,7 +16,6 @@ their scores are stored, and of each other part a hash of what is no fraction, a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -25,9 +24,8 @@ import json
 import pprint
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -41,7 +39,6 @@ from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.item_statistics import ItemStatistics
 from zhiyin.pipeline.list_features import ListFeatures
 from zhiyin.pipeline.list_policy import ExplorationLimits, ListPolicy
-from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Boost, Rules
 from zhiyin.policies.action_sets import Outcomes, action_keys
@@ -467,84 +464,10 @@ class Recorded:
 # -- recording --------------------------------------------------------------------------------------------------------
 
 
-def shaken(values: Any, seed: int) -> Any:
-    """Numbers changed by up to a millionth of their size, equal ones alike."""
-    values = np.asarray(values)
-    bits = values.astype(np.float64).view(np.uint64) + np.uint64(seed)
-    with np.errstate(over="ignore"):
-        noise = ((bits * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)).astype(np.float64) / 2**23 - 1
-    return (values * (1 + 1e-6 * noise)).astype(values.dtype)
-
-
-def shake_model(model: Any, seed: int) -> None:
-    for name, value in vars(model).items():
-        if not name.endswith("_") or name in ("context_", "popularity_"):
-            continue
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            setattr(model, name, shaken(value, seed))
-        elif name == "weights_" and isinstance(value, dict):
-            setattr(model, name, {key: shaken(part, seed) for key, part in value.items()})
-        elif hasattr(value, "indptr") and value.dtype.kind == "f":
-            changed = value.copy()
-            changed.data = shaken(changed.data, seed)
-            setattr(model, name, changed)
-
-
-@contextlib.contextmanager
-def shaken_scores(seed: int) -> Iterator[None]:
-    """Every model and every score that orders candidates, changed a little."""
-
-    def forget() -> None:
-        for cached in (golden_shops.fitted, golden_shops.live_index, answers_of, learned, layout_of):
-            cached.cache_clear()
-
-    scores_by, ranker_scores = Pipeline.scores_by, Pipeline.ranker_scores
-
-    def changed_scores(self: Pipeline, *args: Any, **named: Any) -> np.ndarray:
-        return shaken(scores_by(self, *args, **named), seed)
-
-    def changed_ranker_scores(self: Pipeline, *args: Any, **named: Any) -> Any:
-        scores, examples = ranker_scores(self, *args, **named)
-        return shaken(scores, seed), examples
-
-    read_model = golden_shops.read_model
-
-    def changed_model(name: str) -> Pipeline:
-        pipeline = read_model(name)
-        for source in pipeline.sources_.values():
-            shake_model(source, seed)
-        return pipeline
-
-    forget()
-    with (
-        mock.patch.object(golden_shops, "read_model", changed_model),
-        mock.patch.object(Pipeline, "scores_by", changed_scores),
-        mock.patch.object(Pipeline, "ranker_scores", changed_ranker_scores),
-    ):
-        yield
-    forget()
-
-
-def same_whole(a: Outcome, b: Outcome) -> bool:
-    """Whether two answers are the same but for fractions."""
-    return np.array_equal(a.items, b.items) and all(
-        summary(a.parts.get(name))[0] == summary(b.parts.get(name))[0] for name in PARTS
-    )
-
-
-def record(n_requests: int) -> None:
-    numbers = range(n_requests * 5 // 4)
-    outcomes = [outcome_of(case_of(number)) for number in numbers]
-    stable = np.ones(len(numbers), dtype=bool)
-    for number in numbers[::10]:
-        stable[number] = same_whole(outcomes[number], outcome_of(case_of(number)))
-    print(f"{np.count_nonzero(~stable)} of every tenth request are not answered alike twice", flush=True)
-    for seed in (1, 2):
-        with shaken_scores(seed):
-            stable &= [same_whole(a, outcome_of(case_of(number))) for a, number in zip(outcomes, numbers)]
-    chosen = np.flatnonzero(stable)[:n_requests].tolist()
-    print(f"{np.count_nonzero(~stable)} of {len(stable)} requests depend on rounding; {len(chosen)} are recorded")
-    Recorded.of(chosen, [outcomes[number] for number in chosen]).write()
+def record() -> None:
+    """Record anew the answers to the requests that are recorded."""
+    numbers = Recorded.read().numbers.tolist()
+    Recorded.of(numbers, [outcome_of(case_of(number)) for number in numbers]).write()
 
 
 def compare() -> bool:
@@ -562,7 +485,6 @@ def compare() -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true")
-    parser.add_argument("--requests", type=int, default=10_000, help="how many to record")
     parser.add_argument("--models", action="store_true")
     parser.add_argument("--show", type=int)
     given = parser.parse_args()
@@ -576,7 +498,7 @@ def main() -> None:
         print(outcome.items.tolist(), outcome.scores.tolist(), sep="\n")
         pprint.pprint(plain(outcome.parts), width=120, compact=True)
     elif given.record:
-        record(given.requests)
+        record()
     else:
         sys.exit(not compare())
 

@@ -57,7 +57,7 @@ def ids(store: Store) -> set[str]:
 
 def test_a_full_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLITE_FULL, provoked by the most pages that the file may have."""
-    monkeypatch.setattr(links, "PRAGMAS", (*links.PRAGMAS, "max_page_count=60"))
+    monkeypatch.setattr(links, "PRAGMAS", (*links.PRAGMAS, "max_page_count=100"))
     store, acknowledged = Store(tmp_path / "shop.db"), set[str]()
     assert isinstance(fill(store, acknowledged), StoreFullError)
     big = {"a": {"text": "x" * 100_000}}

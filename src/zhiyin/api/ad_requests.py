@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from zhiyin.api.requests import (
+    ID_KEYS,
     Body,
     Bool,
     Fields,
@@ -83,7 +84,9 @@ class AdsRequest(RequestSubject):
         default_factory=dict
     )
     fields: Fields = Field(default_factory=list)
-    bids: Annotated[dict[Id, Micros], Field(max_length=MAX_CAMPAIGN_ITEMS)] = Field(default_factory=dict)
+    bids: Annotated[dict[Id, Micros], Field(max_length=MAX_CAMPAIGN_ITEMS, json_schema_extra=ID_KEYS)] = Field(
+        default_factory=dict
+    )
     reserve_micros: Micros | None = None
     quality_floor: Annotated[Number, Field(ge=0, le=1)] | None = None
     pricing: Pricing | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from zhiyin.api.requests import Id, Number, RequestSubject, Scalar
+from zhiyin.api.requests import ID_KEYS, Id, Number, RequestSubject, Scalar, UserValue
 from zhiyin.api.responses import ResponseModel
 from zhiyin.core.limits import LARGEST_VALUE, MAX_ITEMS
 
@@ -19,13 +19,15 @@ _RATINGS_OR_WHO: dict[str, Any] = {"anyOf": [
 
 class PredictRequest(RequestSubject):
     """Whose ratings of which items. `history`: items that a visitor had whose events are not kept; `ratings`: what such
-    a visitor has given to items. Neither goes with user or session. `context` is of lists, and stays empty."""
+    a visitor has given to items. Neither goes with user or session. `context` and
+    `user_columns` are of lists, and stay empty."""
 
     model_config = ConfigDict(json_schema_extra=_RATINGS_OR_WHO)
 
     items: Annotated[list[Id], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)]
-    ratings: Annotated[dict[Id, Rating], Field(max_length=MAX_ITEMS)] | None = None
+    ratings: Annotated[dict[Id, Rating], Field(max_length=MAX_ITEMS, json_schema_extra=ID_KEYS)] | None = None
     context: Annotated[dict[str, Scalar], Field(max_length=0)] = Field(default_factory=dict)
+    user_columns: Annotated[dict[str, UserValue], Field(max_length=0)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_ratings_alone(self) -> PredictRequest:

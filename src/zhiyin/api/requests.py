@@ -462,6 +462,10 @@ def columns_schema(table: str) -> dict[str, Any]:
 ID_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS, **PLAIN}
 
 
+# Of objects whose keys are ids.
+ID_KEYS: dict[str, Any] = {"propertyNames": {name: rule for name, rule in ID_SCHEMA.items() if name != "type"}}
+
+
 def _valid_type(text: str) -> str:
     try:
         return parse_type(text, "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, checked_duration
 
 if TYPE_CHECKING:
     from zhiyin.service.ad_accounts import AdAccounts
@@ -35,7 +35,7 @@ def add(
     pacing: Annotated[str, typer.Option(help="even, traffic or none.")] = "even",
     pacing_by: Annotated[str, typer.Option(help="score, bid or throttle.")] = "score",
     at_most: Annotated[int | None, typer.Option(min=1, help="Displays to one user within --per.")] = None,
-    per: Annotated[str, typer.Option(help="Time of --at-most.")] = "1d",
+    per: Annotated[str, typer.Option(callback=checked_duration, help="Time of --at-most.")] = "1d",
     config: ConfigFile = CONFIG,
 ) -> None:
     """Begin a campaign, or change one; running services follow within a second.

@@ -107,6 +107,7 @@ from zhiyin.client.policy_calls import (
     rollback_policy,
     unfreeze_policy,
 )
+from zhiyin.client.rating_calls import predict
 from zhiyin.client.transport import MAX_RETRY_DELAY_SECONDS, retry_delay
 
 __all__ = [
@@ -181,6 +182,7 @@ __all__ = [
     "patch_user",
     "placement_versions",
     "popular",
+    "predict",
     "promote_policy",
     "put_campaign",
     "put_experiment",

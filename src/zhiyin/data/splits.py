@@ -361,7 +361,7 @@ def _cold_users(data: Dataset, share: float, rng: np.random.Generator) -> Split:
     shown = cold[user] & (position < lengths[user] // 2)
     train = _train_part(data, ~cold[user])
     test = data.subset(cold[user] & ~shown)
-    n_unknown = int((cold & (lengths > 0)).sum())
+    n_unknown = int(data.group.sum(np.array([(cold & (lengths > 0)).sum()]))[0])
     protocol = (
         f"{n_unknown:,} users are unknown to the model; the first half of each history is shown, the rest is test"
     )

@@ -70,7 +70,7 @@ class RatingWindow:
 
         threshold: None: .5 where all ratings are 0 or 1, else there is no log-loss.
         """
-        train, test = split
+        train, test = split.train, split.test
         learned = train.histories.values
         learned = learned[np.isfinite(learned)]
         given = test.events["value"].fill_null(np.nan).to_numpy()

@@ -5,7 +5,8 @@ Each clause is read from left to right. An odd number of negations before a word
 before it, and a concession ("although ...", 虽然) less than what it concedes to. After Taboada et al., Lexicon-based
 methods for sentiment analysis, Computational Linguistics 2011; the words are this project's own.
 
->>> score("not good, but never boring"), score("一点也不喜欢")
+>>> round(score("not good, but never boring"), 2), score("一点也不喜欢")
+(0.67, -0.6)
 """
 
 from __future__ import annotations

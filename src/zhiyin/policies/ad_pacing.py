@@ -158,7 +158,8 @@ def spend_target(
     budget, spent: of the period; in the same unit.
     now, interval, end: hours since 1970, UTC; hours; when each period ends.
 
-    >>> spend_target(np.array([240.0]), np.array([120.0]), EVEN, now=12.0, interval=1.0, end=np.array([24.0])).tolist()
+    >>> budget, spent, end = np.array([240.0]), np.array([120.0]), np.array([24.0])
+    >>> spend_target(budget, spent, EVEN, now=12.0, interval=1.0, end=end).round(6).tolist()
     [10.0]
     """
     left = np.maximum(budget - spent, 0)

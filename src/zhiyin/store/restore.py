@@ -53,7 +53,7 @@ def restore(
         n_forgotten = _take_over(path, draft) if path.exists() else 0
         return _swap(path, draft), n_forgotten
     finally:
-        for end in ("", "-wal", "-shm", "-journal"):
+        for end in ("", "-wal", "-shm", "-journal", ".door", ".turn", ".merging"):
             draft.with_name(draft.name + end).unlink(missing_ok=True)
 
 

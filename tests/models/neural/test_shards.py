@@ -38,7 +38,8 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "recurrent": ("GRU4Rec", {**SMALL, "max_len": 4, "windows": True, "loss": "bpr_max", "negatives": 16,
                               "validation": "time"}),
     "pooled": ("NeuMF", {**SMALL, "max_len": 6, "validation": "users", "patience": 1}),
-    "towers": ("TwoTower", {**SMALL, "max_len": 6, "negatives": 16, "id_dropout": 0.0, "min_count": 1,
+    "towers": ("TwoTower", {**SMALL, "max_len": 6, "negatives": 16, "id_dropout": 0.0, "history_dropout": 0.0,
+                            "min_count": 1,
                             "validation": "cold-items"}),
     "noisy": ("MultVAE", {**SMALL, "hidden": 8, "validation": "none"}),
 }  # fmt: skip
