@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from zhiyin.data.project_config.data_sections import ReviewsSection
 from zhiyin.features.review_values import ReviewReader, ReviewValues
 from zhiyin.features.sentiment_lexicon import score
 
-from .conftest import client_of
+from .conftest import client_of, eventually
 
 
 def send(client: Any, *events: dict[str, Any]) -> Any:
@@ -88,8 +89,10 @@ def test_training_and_service_give_one_text_one_value(opened: Any, home: Path, t
             time.sleep(0.05)
         send(client, *({"item": f"i{n}", "text": text} for n, text in enumerate(texts)))
         assert [values(client)[f"i{n}"] for n in range(3)] == pytest.approx(trained, rel=1e-6)
-    finally:
+    finally:  # the folder is of all tests
         Bundles(home / "bundles").promote(1)
+        eventually(lambda: shop.live.view().version == 1, 60)
+        shutil.rmtree(bundle.folder)
 
 
 def test_the_settings_give_the_scale_where_nothing_was_learned(opened: Any) -> None:
