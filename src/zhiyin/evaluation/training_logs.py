@@ -11,6 +11,7 @@ from typing import Any
 from zhiyin.core.errors import DataError
 from zhiyin.core.registry import label
 from zhiyin.models.recommender import Recommender
+from zhiyin.models.state_files import TRAINING_LOG_FILE
 from zhiyin.ranking.ranker import Ranker
 
 Rows = list[dict[str, Any]]
@@ -60,7 +61,7 @@ def _of_model(name: str, model: Any) -> dict[str, Rows]:
 
 
 def _of_folder(folder: Path) -> dict[str, Rows]:
-    """The logs in the manifests below a folder, read without loading a model."""
+    """The logs beside the manifests below a folder, read without loading a model."""
     manifests = [
         file
         for depth in range(MAX_DEPTH + 1)
@@ -76,7 +77,8 @@ def _of_folder(folder: Path) -> dict[str, Rows]:
 def _of_manifest(file: Path) -> dict[str, Rows]:
     try:
         manifest = json.loads(file.read_text("utf-8"))
-        rows = manifest["state"].get("training_log_", {}).get("value", [])
+        log = file.with_name(TRAINING_LOG_FILE)
+        rows = json.loads(log.read_text("utf-8")) if log.is_file() else []
         name = manifest.get("model") or f"ranker {manifest['ranker']}"
         return {str(name): [row for row in rows if isinstance(row, dict) and "epoch" in row]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -19,6 +19,8 @@ from zhiyin.core.atomic_files import read_json
 from zhiyin.core.errors import DataError
 
 _CSR = ("data", "indices", "indptr")
+# The attribute that holds a training's log, and its file; see `core.training_log`.
+TRAINING_LOG, TRAINING_LOG_FILE = "training_log_", "training_log.json"
 
 
 def read_manifest(source: Path, what: str, format: int) -> dict[str, Any]:
@@ -55,6 +57,9 @@ def check_range(what: str, codes: np.ndarray, low: int, high: int) -> None:
 def write_learned(owner: Any, folder: Path) -> dict[str, Any]:
     """Write the learned attributes of a model or ranker, except those in `_parts`. Returns their manifest entries."""
     learned = {name: value for name, value in vars(owner).items() if is_state(name) and name not in owner._parts}
+    log = learned.pop(TRAINING_LOG, None)
+    if log:  # a file of its own: it holds times, and all others are the same after the same training
+        (folder / TRAINING_LOG_FILE).write_text(json.dumps(log, indent=1) + "\n", "utf-8")
     return {name: write_state(folder, name, value) for name, value in learned.items()}
 
 
@@ -63,6 +68,8 @@ def read_learned(owner: Any, folder: Path, entries: dict[str, Any], mmap: bool) 
     for name, kind in entries.items():
         if is_state(name):
             setattr(owner, name, read_state(folder, name, kind, mmap))
+    if (folder / TRAINING_LOG_FILE).is_file():
+        setattr(owner, TRAINING_LOG, json.loads((folder / TRAINING_LOG_FILE).read_text("utf-8")))
 
 
 def is_state(name: str) -> bool:
