@@ -28,8 +28,9 @@ def test_lists_are_as_recorded() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(1, STEP))
-def test_all_lists_are_as_recorded(first: int) -> None:
+@pytest.mark.parametrize("first", range(1, STEP, 3))
+def test_more_lists_are_as_recorded(first: int) -> None:
+    """Three parts of eight; `python -m tests.pipeline.golden_lists` compares all."""
     wrong = wrong_answers(first, STEP)
     assert not wrong, "\n".join([f"{len(wrong)} answers differ, the first:", *wrong[:5]])
 
